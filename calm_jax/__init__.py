@@ -1,0 +1,2 @@
+"""calm_jax: confident adaptive language modeling in JAX."""
+

@@ -1,0 +1,69 @@
+"""Package metadata of calm_jax."""
+
+import pathlib
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+
+# Lower bounds are what the code needs; constraints.txt lists what was tested.
+_CORE = [
+  'absl-py>=2.0',
+  'clu>=0.0.12',
+  'flax>=0.10',
+  'gin-config>=0.5.0',
+  # tensorflow-datasets imports it on every Python but declares it for old ones.
+  'importlib_resources',
+  'jax>=0.4.36',
+  'jaxtyping>=0.2.30',
+  'jinja2>=3.1',
+  'matplotlib>=3.8',
+  'msgpack>=1.0',
+  'numpy>=1.26',
+  'optax>=0.2.3',
+  'orbax-checkpoint>=0.11',
+  'rouge-score>=0.1.2',
+  'sacrebleu>=2.4',
+  'safetensors>=0.4',
+  'scipy>=1.11',
+  'sentencepiece>=0.2',
+  'seqio>=0.0.20',
+  'tensorflow-datasets>=4.9.4',
+  'tensorstore>=0.1.60',
+  'tqdm>=4.65',
+]
+_TEST = [
+  'chex>=0.1.86',
+  'hypothesis>=6.100',
+  'pytest>=8.0',
+  'pytest-timeout>=2.3',
+]
+_LINT = ['ruff>=0.9', 'pre-commit>=3.5']
+
+setuptools.setup(
+  name='calm_jax',
+  version='0.1.0',
+  description=(
+    'Confident adaptive language modeling (CALM) in JAX: a T5 decoder that'
+    ' stops early on easy tokens, with calibrated quality.'
+  ),
+  long_description=(_ROOT / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['calm_jax', 'calm_jax.*']),
+  package_data={
+    'calm_jax': ['pretrained/**/*', 'report/*.html.jinja'],
+  },
+  install_requires=_CORE,
+  extras_require={
+    'test': _TEST,
+    'dev': _TEST + _LINT,
+    'bench': ['ctranslate2>=4.4', 'transformers>=4.40'],
+    'tpu': ['jax[tpu]'],
+    'cuda12': ['jax[cuda12]'],
+    'cuda13': ['jax[cuda13]'],
+    't5x': ['t5x @ git+https://github.com/google-research/t5x'],
+  },
+  entry_points={'console_scripts': ['calm = calm_jax.cli.main:main']},
+)
