@@ -1,0 +1,143 @@
+"""The arrays of a dump: `contracts.Dump`, checked for shape, type and range.
+
+`dump.runner` makes them above the waist of the data flow, `dump.writer` and
+`dump.reader` carry them across; everything below works on them. NumPy only.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from calm_jax import errors
+
+# Field -> (axes, kind). Axes: N examples, G thresholds, T positions, L layers.
+ARRAYS = {
+  'example_ids': ('N', np.str_),
+  'sources': ('N', np.str_),
+  'references': ('N', np.str_),
+  'predictions': ('NG', np.str_),
+  'tokens': ('NGT', np.int32),
+  'num_layers_used': ('NGT', np.int8),
+  'confidences': ('NGT', np.float32),
+  'trace_confidences': ('NTL', np.float32),
+  'trace_tokens': ('NTL', np.int32),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dump:
+  """What a model did on a split at every threshold of a grid.
+
+  Text arrays are NumPy unicode arrays, which drop trailing NUL characters.
+
+  Attributes:
+    example_ids: [N] text, unique.
+    sources: [N] text, the model's input.
+    references: [N] text, the target.
+    predictions: [N, G] text, detokenized; column 0 is the full model.
+    tokens: [N, G, T] int32, EOS included, 0 where there is no token.
+    num_layers_used: [N, G, T] int8, 1..L, 0 where there is no token.
+    confidences: [N, G, T] float32, at the exit, 0 where there is no token.
+    trace_confidences: [N, T, L] float32, every layer's confidence along the
+      full model's output, layer 1 first.
+    trace_tokens: [N, T, L] int32, every layer's argmax along the same output.
+
+  Raises:
+    DataError: when made, if a shape, type, id or layer count is impossible.
+    NumericError: if a confidence is NaN or infinite.
+  """
+
+  example_ids: np.ndarray
+  sources: np.ndarray
+  references: np.ndarray
+  predictions: np.ndarray
+  tokens: np.ndarray
+  num_layers_used: np.ndarray
+  confidences: np.ndarray
+  trace_confidences: np.ndarray
+  trace_tokens: np.ndarray
+
+  def __post_init__(self):
+    self._check_shapes()
+    self._check_ids()
+    self._check_layers()
+    self._check_confidences()
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.example_ids)
+
+  def mean_layers(self) -> np.ndarray:
+    """Returns [G]: layers per token, over all tokens of the split (EOS too)."""
+    used = self.num_layers_used.astype(np.int64)
+    tokens = (used > 0).sum(axis=(0, 2))
+    return used.sum(axis=(0, 2)) / np.maximum(tokens, 1)
+
+  @classmethod
+  def concatenate(cls, parts: Sequence['Dump']) -> 'Dump':
+    """Joins shards along the examples."""
+    return cls(
+      **{
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ARRAYS
+      }
+    )
+
+  def _check_shapes(self) -> None:
+    sizes: dict[str, int] = {}
+    for name, (axes, kind) in ARRAYS.items():
+      array = getattr(self, name)
+      if not isinstance(array, np.ndarray) or array.dtype.type is not kind:
+        got = getattr(array, 'dtype', type(array).__name__)
+        raise errors.DataError(
+          f'{name} must be a NumPy array of {kind.__name__}, got {got}.'
+        )
+      if array.ndim != len(axes):
+        raise errors.DataError(
+          f'{name} must have the axes {list(axes)}, got shape {array.shape}.'
+        )
+      for axis, size in zip(axes, array.shape, strict=True):
+        if sizes.setdefault(axis, size) != size:
+          raise errors.DataError(
+            f'{name} has shape {array.shape}, but axis {axis} is'
+            f' {sizes[axis]} in the arrays before it.'
+          )
+
+  def _check_ids(self) -> None:
+    ids, counts = np.unique(self.example_ids, return_counts=True)
+    if (counts > 1).any():
+      raise errors.DataError(
+        'Example ids must be unique, but these occur more than once:'
+        f' {ids[counts > 1][:5].tolist()}.'
+      )
+    if '' in ids:
+      raise errors.DataError('Every example needs an id, but one is empty.')
+
+  def _check_layers(self) -> None:
+    used, num_layers = self.num_layers_used, self.trace_tokens.shape[2]
+    wrong = (used < 0) | (used > num_layers) | ((used == 0) & (self.tokens > 0))
+    self._refuse(
+      wrong, f'num_layers_used must be 1..{num_layers} where there is a token'
+    )
+    full = used[:, :1]
+    self._refuse(
+      (full != 0) & (full != num_layers),
+      f'the full model (threshold 1) must use all {num_layers} layers',
+    )
+
+  def _check_confidences(self) -> None:
+    for name in ('confidences', 'trace_confidences'):
+      bad = ~np.isfinite(getattr(self, name))
+      if bad.any():
+        example, *place = np.argwhere(bad)[0].tolist()
+        raise errors.NumericError(
+          f'{name} must be finite, but {int(bad.sum())} are not; the first is'
+          f' of example {self.example_ids[example]} at {ARRAYS[name][0][1:]} ='
+          f' {place} (from 0). The model that made them computes NaN.'
+        )
+
+  def _refuse(self, wrong: np.ndarray, message: str) -> None:
+    if wrong.any():
+      example = self.example_ids[np.argwhere(wrong)[0][0]]
+      raise errors.DataError(f'{message}, but not so in example {example}.')

@@ -1,0 +1,222 @@
+"""Strict JSON for the small records that cross stages.
+
+`contracts.py` defines the records; this module turns them into JSON and back.
+Strict means: no NaN or infinity, no unknown, missing or repeated fields, no
+value of another type, one schema version. Each failure is one `DataError` that
+names the file and the field. Standard library only.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import types
+import typing
+from typing import Any, Self, TypeVar
+
+from calm_jax import errors
+
+# Raise it when a field changes its meaning, so that an old reader refuses.
+SCHEMA_VERSION = 1
+
+_R = TypeVar('_R', bound='Record')
+
+
+class Record:
+  """Mixin for frozen dataclasses: `to_json` and `from_json`."""
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns nested dicts, lists, strings and numbers."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, fields: Any, where: str = '') -> Self:
+    """Builds the record from parsed JSON.
+
+    Args:
+      fields: what `json.loads` gave.
+      where: the file's name, for messages.
+
+    Raises:
+      DataError: another schema version, a missing or unknown field, a value of
+        the wrong type or one that the record itself refuses.
+    """
+    return _record(cls, fields, where or cls.__name__)
+
+
+def write_bytes_atomically(path: str | os.PathLike, content: bytes) -> None:
+  """Writes to a temporary name beside `path`, then renames.
+
+  A reader sees the old file or the new one, never a part.
+
+  Raises:
+    ResourceError: the operating system refused (full disk, no permission).
+  """
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    raise errors.ResourceError(
+      f'Cannot write {path}: {error.strerror or error}. Free space or choose'
+      ' a directory that you may write to.'
+    ) from error
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
+  """Writes a `Record`, or anything that JSON can hold, as indented JSON.
+
+  Raises:
+    NumericError: a number in it is NaN or infinite; nothing is written.
+    ResourceError: the file cannot be written.
+  """
+  fields = value.to_json() if isinstance(value, Record) else value
+  try:
+    # Escaped to ASCII: any text survives, even a lone surrogate.
+    text = json.dumps(fields, indent=2, allow_nan=False)
+  except ValueError as error:
+    raise errors.NumericError(
+      f'{path} was not written: it would hold NaN or infinity at'
+      f' {_non_finite(fields) or "an unknown place"}, and every number must be'
+      ' finite.'
+    ) from error
+  write_bytes_atomically(path, (text + '\n').encode('ascii'))
+
+
+def read_json(
+  path: str | os.PathLike, record: type[_R] | None = None
+) -> _R | Any:
+  """Reads one JSON file; with `record`, as an instance of that class.
+
+  Raises:
+    DataError: the file is missing, truncated, not strict JSON, of another
+      schema version, or does not fit the record.
+  """
+  path = pathlib.Path(path)
+  try:
+    text = path.read_text(encoding='utf-8')
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    raise errors.DataError(
+      f'{path} does not exist or is not a file; give the JSON file that the'
+      ' stage before this one wrote.'
+    ) from error
+  except OSError as error:
+    raise errors.ResourceError(
+      f'Cannot read {path}: {error.strerror or error}.'
+    ) from error
+  except UnicodeDecodeError as error:
+    raise errors.DataError(f'{path} is not UTF-8 text, so not JSON.') from error
+  try:
+    fields = json.loads(
+      text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
+    )
+  except (ValueError, RecursionError) as error:
+    raise errors.DataError(
+      f'{path} is not valid JSON, perhaps truncated ({len(text)} characters):'
+      f' {error}. Rerun the stage that writes it.'
+    ) from error
+  return fields if record is None else record.from_json(fields, str(path))
+
+
+def check_schema_version(version: Any, where: str) -> None:
+  """Raises a `DataError` that names the version needed."""
+  if version != SCHEMA_VERSION or isinstance(version, bool):
+    raise errors.DataError(
+      f'{where} has schema version {version!r}, but this calm_jax reads'
+      f' version {SCHEMA_VERSION}; use the calm_jax that wrote it, or write it'
+      ' again.'
+    )
+
+
+def _refuse_constant(name: str) -> None:
+  raise ValueError(f'the number {name} is not strict JSON')
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  fields = dict(pairs)
+  if len(fields) != len(pairs):
+    raise ValueError('a field appears twice in one object')
+  return fields
+
+
+def _non_finite(value: Any, where: str = '') -> str:
+  """Returns the path of the first NaN or infinity, '' if there is none."""
+  if isinstance(value, float):
+    return '' if math.isfinite(value) else where
+  if isinstance(value, dict):
+    children = [(f'{where}.{key}', item) for key, item in value.items()]
+  elif isinstance(value, list | tuple):
+    children = [(f'{where}[{i}]', item) for i, item in enumerate(value)]
+  else:
+    children = []
+  for name, item in children:
+    if found := _non_finite(item, name):
+      return found
+  return ''
+
+
+def _record(cls: type[_R], fields: Any, where: str) -> _R:
+  if not isinstance(fields, dict):
+    raise errors.DataError(
+      f'{where} must be a JSON object, got {type(fields).__name__}.'
+    )
+  names = [field.name for field in dataclasses.fields(cls)]
+  # First, because other fields may differ only because the version does.
+  if 'schema_version' in names:
+    check_schema_version(fields.get('schema_version'), where)
+  missing = [name for name in names if name not in fields]
+  unknown = sorted(set(fields) - set(names))
+  if missing or unknown:
+    raise errors.DataError(
+      f'{where} does not fit {cls.__name__}: missing fields {missing}, unknown'
+      f' fields {unknown}.'
+    )
+  hints = typing.get_type_hints(cls)
+  values = {
+    name: _value(hints[name], fields[name], f'{where}: {name}')
+    for name in names
+  }
+  try:
+    return cls(**values)
+  except errors.DataError as error:
+    raise errors.DataError(f'{where}: {error}') from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+  """Converts one parsed value to the annotated type, or raises DataError."""
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):  # only `X | None` is used
+    return None if value is None else _value(arguments[0], value, where)
+  if origin is tuple and isinstance(value, list):
+    return tuple(
+      _value(arguments[0], item, f'{where}[{i}]')
+      for i, item in enumerate(value)
+    )
+  if origin is dict and isinstance(value, dict):
+    return {
+      key: _value(arguments[1], item, f'{where}.{key}')
+      for key, item in value.items()
+    }
+  if isinstance(hint, type) and issubclass(hint, Record):
+    return _record(hint, value, where)
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  # The bound also refuses 1e999, which Python parses as infinity.
+  if hint is float and is_number and abs(value) <= sys.float_info.max:
+    return float(value)
+  # `type is`, because True is an instance of int.
+  if origin is None and type(value) is hint:
+    return value
+  expected = getattr(hint, '__name__', str(hint))
+  raise errors.DataError(
+    f'{where} must be {expected}, got {type(value).__name__}'
+    f' {str(value)[:40]!r}.'
+  )
