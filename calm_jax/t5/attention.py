@@ -1,0 +1,150 @@
+"""Multi-head attention of T5: over whole sequences, and one token at a time.
+
+Both routes share the same four kernels. The whole-sequence route trains and
+scores; the incremental route decodes against caches that it does not own, so
+that a caller decides when and from which state a cached row is written (which
+is what early exit is about).
+
+Cached keys are [batch, heads, head_dim, length], values [batch, heads, length,
+head_dim]: the layouts whose products were the fastest on XLA's CPU.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from calm_jax.t5 import layers
+
+_KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+
+
+class MultiHeadDotProductAttention(nn.Module):
+  """Attention with T5's kernels: 2-D, no biases, no scaling of the logits.
+
+  The factor 1/sqrt(head_dim) lives in the query kernel's initializer, as in
+  T5X, so trained checkpoints need no scaling at run time.
+  """
+
+  num_heads: int
+  head_dim: int
+  emb_dim: int
+  dtype: jnp.dtype = jnp.float32
+  dropout_rate: float = 0.0
+  float32_logits: bool = False
+
+  def setup(self):
+    features = self.num_heads * self.head_dim
+
+    def dense(init=_KERNEL_INIT):
+      return layers.Dense(features, ('embed', 'joined_kv'), self.dtype, init)
+
+    self.query = dense(_scaled(_KERNEL_INIT, 1 / np.sqrt(self.head_dim)))
+    self.key = dense()
+    self.value = dense()
+    self.out = layers.Dense(
+      self.emb_dim, ('joined_kv', 'embed'), self.dtype, _KERNEL_INIT
+    )
+
+  def __call__(
+    self,
+    inputs_q: jax.Array,
+    inputs_kv: jax.Array,
+    bias: jax.Array | None,
+    *,
+    enable_dropout: bool = False,
+  ) -> jax.Array:
+    """Attends over whole sequences.
+
+    Args:
+      inputs_q: [batch, q_length, embed].
+      inputs_kv: [batch, kv_length, embed].
+      bias: added to the logits, [batch or 1, heads or 1, q_length, kv_length].
+      enable_dropout: drop attention weights (rng stream `dropout`).
+
+    Returns:
+      [batch, q_length, embed].
+    """
+    query = self._split(self.query(inputs_q))
+    key = self._split(self.key(inputs_kv))
+    value = self._split(self.value(inputs_kv))
+    logits = jnp.einsum('bqhd,bkhd->bhqk', *self._logit_dtype(query, key))
+    weights = _softmax(logits, bias, self.dtype)
+    weights = self._drop_weights(weights, enable_dropout)
+    attended = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+    return self.out(_merge_heads(attended))
+
+  def project_key_value(
+    self, inputs_kv: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Keys and values in the cached layout.
+
+    Args:
+      inputs_kv: [batch, length, embed].
+
+    Returns:
+      keys [batch, heads, head_dim, length], values [batch, heads, length,
+      head_dim].
+    """
+    key = self._split(self.key(inputs_kv))
+    value = self._split(self.value(inputs_kv))
+    return key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+
+  def attend_cached(
+    self,
+    inputs_q: jax.Array,
+    cached_key: jax.Array,
+    cached_value: jax.Array,
+    bias: jax.Array,
+  ) -> jax.Array:
+    """Attends with one query per row over cached keys and values.
+
+    Args:
+      inputs_q: [batch, embed].
+      cached_key: [batch, heads, head_dim, length].
+      cached_value: [batch, heads, length, head_dim].
+      bias: [batch or 1, heads or 1, length]; masks rows not to be attended to.
+
+    Returns:
+      [batch, embed].
+    """
+    query = self._split(self.query(inputs_q))
+    logits = jnp.einsum('bhd,bhdk->bhk', *self._logit_dtype(query, cached_key))
+    weights = _softmax(logits, bias, self.dtype)
+    attended = jnp.einsum('bhk,bhkd->bhd', weights, cached_value)
+    return self.out(_merge_heads(attended))
+
+  def _split(self, projected: jax.Array) -> jax.Array:
+    # [..., heads * head_dim] -> [..., heads, head_dim]
+    return projected.reshape(
+      *projected.shape[:-1], self.num_heads, self.head_dim
+    )
+
+  def _logit_dtype(self, *arrays: jax.Array) -> list[jax.Array]:
+    if not self.float32_logits:
+      return list(arrays)
+    return [array.astype(jnp.float32) for array in arrays]
+
+  def _drop_weights(self, weights, enable_dropout):
+    # [batch, heads, q_length, kv_length]: one mask for all queries, as in T5X.
+    if not enable_dropout or self.dropout_rate == 0.0:
+      return weights
+    keep_prob = 1.0 - self.dropout_rate
+    shape = (*weights.shape[:-2], 1, weights.shape[-1])
+    keep = jax.random.bernoulli(self.make_rng('dropout'), keep_prob, shape)
+    return weights * keep.astype(weights.dtype) / keep_prob
+
+
+def _softmax(logits, bias, dtype):
+  if bias is not None:
+    logits = logits + bias.astype(logits.dtype)
+  return jax.nn.softmax(logits).astype(dtype)
+
+
+def _merge_heads(attended):
+  # [..., heads, head_dim] -> [..., heads * head_dim]
+  return attended.reshape(*attended.shape[:-2], -1)
+
+
+def _scaled(init, factor):
+  return lambda *args: init(*args) * factor
