@@ -1,0 +1,249 @@
+"""The corpus on disk: examples of every task and split, built once.
+
+`docstrings` reads the source files; here the candidates become examples, lose
+their duplicates, get their split and are stored as JSON lines in a cache folder
+named after what they were made from. Examples of a split are sorted by id, an
+order that is random in content and the same on every machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+
+from calm_jax import errors
+from calm_jax.data import docstrings, prose, splits, tasks
+
+# Raise it whenever the same files would give other examples.
+EXTRACTOR_VERSION = 1
+
+_MANIFEST = 'manifest.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One example: model input with its task prefix, and the target text."""
+
+  example_id: str
+  inputs: str
+  targets: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where docstrings come from.
+
+  Attributes:
+    roots: folders with Python files.
+    packages: name -> version of what lies in them; it names the cache.
+  """
+
+  roots: tuple[pathlib.Path, ...]
+  packages: Mapping[str, str]
+
+  @property
+  def key(self) -> str:
+    """Digest of packages, versions and the extractor's own version."""
+    text = json.dumps([EXTRACTOR_VERSION, sorted(self.packages.items())])
+    return hashlib.sha256(text.encode('utf-8')).hexdigest()[:12]
+
+
+@functools.cache
+def installed_source() -> Source:
+  """The standard library and all installed packages."""
+  packages = {'python': platform.python_version()}
+  for distribution in importlib.metadata.distributions():
+    name = distribution.metadata['Name']
+    if name and name != 'calm_jax':
+      packages[name.lower()] = distribution.version
+  return Source(docstrings.installed_roots(), packages)
+
+
+def default_cache_dir() -> pathlib.Path:
+  """$CALM_JAX_CACHE, else ~/.cache/calm_jax."""
+  return pathlib.Path(
+    os.environ.get('CALM_JAX_CACHE') or '~/.cache/calm_jax'
+  ).expanduser()
+
+
+def load_corpus(
+  task: str,
+  split: str,
+  *,
+  source: Source | None = None,
+  cache_dir: pathlib.Path | None = None,
+) -> list[Example]:
+  """Examples of one task and split; the first call builds the corpus.
+
+  Args:
+    task: a name in `tasks.TASKS`.
+    split: a name in `splits.SPLITS`.
+    source: what to read; the installed packages if None.
+    cache_dir: where corpora are kept; `default_cache_dir()` if None.
+
+  Raises:
+    ConfigError: unknown task or split.
+    DataError: the cached file is damaged.
+    ResourceError: the cache folder cannot be written.
+  """
+  tasks.get_task(task)
+  if split not in splits.SPLITS:
+    raise errors.ConfigError(
+      f'A split must be one of {", ".join(splits.SPLITS)}, got {split!r}.'
+    )
+  directory = ensure_corpus(source, cache_dir)
+  name = _file_name(task, split)
+  expected = read_manifest(directory)['files'].get(name)
+  try:
+    content = (directory / name).read_bytes()
+  except OSError:
+    content = b''
+  if hashlib.sha256(content).hexdigest() != expected:
+    raise _damaged(directory, name)
+  lines = content.decode('utf-8').splitlines()
+  return [Example(**json.loads(line)) for line in lines]
+
+
+def ensure_corpus(
+  source: Source | None = None, cache_dir: pathlib.Path | None = None
+) -> pathlib.Path:
+  """Folder of the corpus of `source`, built first where it does not exist."""
+  source = source or installed_source()
+  cache_dir = pathlib.Path(cache_dir or default_cache_dir())
+  directory = cache_dir / f'corpus-{source.key}'
+  if not directory.is_dir():
+    build_corpus(directory, source)
+  return directory
+
+
+def read_manifest(directory: pathlib.Path) -> dict:
+  """Manifest of a corpus folder.
+
+  Raises:
+    DataError: missing or not JSON.
+  """
+  try:
+    return json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise _damaged(directory, _MANIFEST) from error
+
+
+def build_corpus(directory: pathlib.Path, source: Source) -> None:
+  """Reads `source` and writes its corpus, whole or not at all.
+
+  Raises:
+    DataError: the files hold no usable docstring.
+    ResourceError: the folder cannot be written.
+  """
+  files = docstrings.python_files(source.roots)
+  extract = docstrings.extract(files)
+  examples = {
+    tasks.RESTORATION.name: restoration_examples(extract.sentences),
+    tasks.SUMMARIZATION.name: summarization_examples(extract.summaries),
+  }
+  if not all(examples.values()):
+    raise errors.DataError(
+      f'The {len(files)} Python files below'
+      f' {", ".join(map(str, source.roots))} must hold docstrings with prose'
+      ' for every task; there are none. Install the dependencies with their'
+      ' source files.'
+    )
+  try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(dir=directory.parent, prefix='corpus-tmp-')
+    try:
+      _write(pathlib.Path(folder), examples, source, extract)
+      _publish(folder, directory)
+    finally:
+      shutil.rmtree(folder, ignore_errors=True)
+  except OSError as error:
+    raise errors.ResourceError(
+      f'The corpus cache {directory.parent} must be writable: {error}. Set'
+      ' CALM_JAX_CACHE to another folder.'
+    ) from error
+
+
+def restoration_examples(sentences: Iterable[str]) -> list[Example]:
+  """Sentences -> examples whose input has neither case nor punctuation."""
+  prefix = tasks.RESTORATION.prefix
+  return _without_duplicates(
+    (prefix + prose.plain_words(sentence), sentence) for sentence in sentences
+  )
+
+
+def summarization_examples(
+  summaries: Iterable[tuple[str, str]],
+) -> list[Example]:
+  """(rest of the docstring, first paragraph) -> examples."""
+  prefix = tasks.SUMMARIZATION.prefix
+  return _without_duplicates((prefix + rest, first) for rest, first in summaries)
+
+
+def _without_duplicates(pairs: Iterable[tuple[str, str]]) -> list[Example]:
+  found: dict[str, Example] = {}
+  for inputs, targets in pairs:
+    example_id = splits.example_id_of(targets)
+    if example_id not in found:
+      found[example_id] = Example(example_id, inputs, targets)
+  return [found[example_id] for example_id in sorted(found)]
+
+
+def _write(
+  folder: pathlib.Path,
+  examples: Mapping[str, list[Example]],
+  source: Source,
+  extract: docstrings.Extract,
+) -> None:
+  counts, files = {}, {}
+  for task, all_examples in examples.items():
+    for split in splits.SPLITS:
+      chosen = [
+        x for x in all_examples if splits.split_of(x.example_id) == split
+      ]
+      content = ''.join(
+        json.dumps(dataclasses.asdict(x)) + '\n' for x in chosen
+      ).encode('utf-8')
+      name = _file_name(task, split)
+      (folder / name).write_bytes(content)
+      counts.setdefault(task, {})[split] = len(chosen)
+      files[name] = hashlib.sha256(content).hexdigest()
+  manifest = {
+    'extractor_version': EXTRACTOR_VERSION,
+    'counts': counts,
+    'files': files,
+    'digest': hashlib.sha256(json.dumps(files).encode('utf-8')).hexdigest(),
+    'files_read': extract.files_read,
+    'files_skipped': extract.files_skipped,
+    'packages': dict(sorted(source.packages.items())),
+  }
+  text = json.dumps(manifest, indent=2) + '\n'
+  (folder / _MANIFEST).write_text(text, encoding='utf-8')
+
+
+def _publish(folder: str, directory: pathlib.Path) -> None:
+  """Renames the finished folder, unless another process was faster."""
+  try:
+    os.rename(folder, directory)
+  except OSError:
+    if not directory.is_dir():
+      raise
+    logging.info('Another process built %s first.', directory)
+
+
+def _file_name(task: str, split: str) -> str:
+  return f'{task}-{split}.jsonl'
+
+
+def _damaged(directory: pathlib.Path, name: str) -> errors.DataError:
+  return errors.DataError(
+    f'The corpus file {directory / name} is missing or damaged. Delete the'
+    f' folder {directory}; the next run builds it again.'
+  )

@@ -1,0 +1,204 @@
+"""Docstrings of installed Python files -> candidate sentences and summaries.
+
+First step of the data flow: source files are parsed with `ast` and never
+imported. Files are read by worker processes (`python -m
+calm_jax.data.docstrings`, one chunk of paths each), so a caller needs no
+`__main__` guard and may already run JAX threads.
+"""
+
+import ast
+import concurrent.futures
+import dataclasses
+import inspect
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+
+import tqdm
+
+from calm_jax import errors
+from calm_jax.data import prose
+
+# Tests of other people say little in their docstrings, distributions of Python
+# differ in whether they ship them, and lib2to3 and friends hold broken files.
+_SKIPPED_FOLDERS = frozenset({
+  '__pycache__', 'site-packages', 'dist-packages', 'test', 'tests', 'testdata',
+})  # fmt: skip
+_FILES_PER_CHUNK = 150
+_MAX_BYTES = 2_000_000
+_DOCUMENTED = (
+  ast.Module,
+  ast.ClassDef,
+  ast.FunctionDef,
+  ast.AsyncFunctionDef,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extract:
+  """What a set of files gave, in the order of the files.
+
+  Attributes:
+    sentences: clean sentences as written.
+    summaries: (signature and rest of the docstring, first paragraph) pairs.
+    files_read: files parsed.
+    files_skipped: files too large, not UTF-8 or not valid Python.
+  """
+
+  sentences: tuple[str, ...]
+  summaries: tuple[tuple[str, str], ...]
+  files_read: int
+  files_skipped: int
+
+
+def installed_roots() -> tuple[pathlib.Path, ...]:
+  """Folders of the standard library and of the installed packages."""
+  paths = sysconfig.get_paths()
+  names = ('stdlib', 'platstdlib', 'purelib', 'platlib')
+  return tuple(dict.fromkeys(pathlib.Path(paths[name]) for name in names))
+
+
+def python_files(roots: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """Python files below `roots`, each root sorted by path, no file twice."""
+  files: dict[pathlib.Path, None] = {}
+  for root in roots:
+    files.update(dict.fromkeys(sorted(_walk(root), key=pathlib.Path.as_posix)))
+  return list(files)
+
+
+def _walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  for folder, subfolders, names in os.walk(root):
+    # In place: os.walk then leaves these folders out.
+    subfolders[:] = [x for x in subfolders if x not in _SKIPPED_FOLDERS]
+    for name in names:
+      if name.endswith('.py'):
+        yield pathlib.Path(folder, name)
+
+
+def extract(
+  files: Sequence[pathlib.Path], *, num_workers: int | None = None
+) -> Extract:
+  """Reads `files` in worker processes and collects their docstrings' prose.
+
+  Raises:
+    DataError: a worker process failed (a damaged file never makes it fail).
+  """
+  chunks = [
+    files[i : i + _FILES_PER_CHUNK]
+    for i in range(0, len(files), _FILES_PER_CHUNK)
+  ]
+  num_workers = num_workers or min(os.cpu_count() or 1, 8)
+  parts = []
+  with (
+    concurrent.futures.ThreadPoolExecutor(num_workers) as pool,
+    tqdm.tqdm(
+      total=len(files), desc='Reading docstrings', unit='file'
+    ) as progress,
+  ):
+    for chunk, part in zip(chunks, pool.map(_run_worker, chunks), strict=True):
+      parts.append(part)
+      progress.update(len(chunk))
+  return Extract(
+    sentences=tuple(x for part in parts for x in part['sentences']),
+    summaries=tuple((a, b) for part in parts for a, b in part['summaries']),
+    files_read=sum(part['files_read'] for part in parts),
+    files_skipped=sum(part['files_skipped'] for part in parts),
+  )
+
+
+def _run_worker(chunk: Sequence[pathlib.Path]) -> dict:
+  package_parent = pathlib.Path(__file__).parents[2]
+  search_path = [str(package_parent), os.environ.get('PYTHONPATH', '')]
+  done = subprocess.run(
+    [sys.executable, '-m', 'calm_jax.data.docstrings'],
+    input=json.dumps([str(path) for path in chunk]),
+    capture_output=True,
+    encoding='utf-8',
+    env=os.environ
+    | {
+      'PYTHONPATH': os.pathsep.join(filter(None, search_path)),
+      'PYTHONIOENCODING': 'utf-8',
+    },
+  )
+  if done.returncode:
+    raise errors.DataError(
+      'A worker that reads docstrings must end normally; it left with exit'
+      f' code {done.returncode} on a chunk that starts with {chunk[0]}:'
+      f' {done.stderr.strip()[-500:]}'
+    )
+  return json.loads(done.stdout)
+
+
+def extract_here(files: Sequence[pathlib.Path]) -> Extract:
+  """Like `extract`, in this process and without a progress bar."""
+  sentences, summaries, files_read = [], [], 0
+  for path in files:
+    try:
+      if path.stat().st_size > _MAX_BYTES:
+        continue
+      tree = parse(path.read_text(encoding='utf-8'))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+      continue
+    files_read += 1
+    for node, docstring in docstrings_of(tree):
+      sentences.extend(prose.clean_sentences(docstring))
+      summary = prose.summary_of(docstring)
+      if summary and not isinstance(node, ast.Module):
+        rest, first = summary
+        summaries.append((f'{signature(node)} {prose.SEPARATOR} {rest}', first))
+  return Extract(
+    tuple(sentences), tuple(summaries), files_read, len(files) - files_read
+  )
+
+
+def parse(source: str) -> ast.Module:
+  """Parses without repeating the source's own syntax warnings to our user."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    return ast.parse(source)
+
+
+def docstrings_of(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+  """Documented nodes in the order of the source text, with their docstrings."""
+  pending = [tree]
+  while pending:
+    node = pending.pop()
+    # Statements only: an expression holds no docstring, and skipping the
+    # expressions makes the walk several times faster.
+    pending.extend(
+      x for x in reversed(list(ast.iter_child_nodes(node)))
+      if isinstance(x, (ast.stmt, ast.ExceptHandler))
+    )  # fmt: skip
+    if isinstance(node, _DOCUMENTED):
+      docstring = ast.get_docstring(node, clean=False)
+      if docstring:
+        yield node, inspect.cleandoc(docstring)
+
+
+def signature(node: ast.AST) -> str:
+  """`name(arguments)` of a function, `class name` of a class."""
+  if isinstance(node, ast.ClassDef):
+    return f'class {node.name}'
+  arguments = node.args
+  names = [x.arg for x in arguments.posonlyargs + arguments.args]
+  if arguments.vararg:
+    names.append(f'*{arguments.vararg.arg}')
+  names.extend(x.arg for x in arguments.kwonlyargs)
+  if arguments.kwarg:
+    names.append(f'**{arguments.kwarg.arg}')
+  return f'{node.name}({", ".join(x for x in names if x != "self")})'
+
+
+def main() -> None:
+  """Worker: JSON list of paths on stdin, JSON of an `Extract` on stdout."""
+  paths = [pathlib.Path(x) for x in json.load(sys.stdin)]
+  json.dump(dataclasses.asdict(extract_here(paths)), sys.stdout)
+
+
+if __name__ == '__main__':
+  main()

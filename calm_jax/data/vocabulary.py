@@ -1,0 +1,205 @@
+"""SentencePiece vocabulary: trained on the train split, read with or without TF.
+
+`Tokenizer` wraps `sentencepiece` alone and serves generation and training from
+arrays; `load_vocabulary` gives seqio's class over the same file and ids.
+"""
+
+import functools
+import hashlib
+import io
+import os
+import pathlib
+import random
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import sentencepiece
+
+from calm_jax import errors
+from calm_jax.data import corpus, tasks
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+DEFAULT_VOCAB_SIZE = 4096
+
+# The vocabulary that ships with the pretrained model.
+DEFAULT_PATH = (
+  pathlib.Path(__file__).parents[1]
+  / 'pretrained'
+  / 'docstrings'
+  / 'sentencepiece.model'
+)
+
+# About what is left of an input after its truncation to 64 tokens: the code at
+# the end of long docstrings shall not spend pieces that no model ever sees.
+_MAX_CHARACTERS = 200
+
+
+class Tokenizer:
+  """Text <-> token ids; same ids as `seqio.SentencePieceVocabulary`.
+
+  Neither `encode` adds EOS nor does `decode` need it: `decode` stops there.
+  """
+
+  def __init__(self, path: str | os.PathLike | None = None):
+    """Reads a `.model` file, `DEFAULT_PATH` if None.
+
+    Raises:
+      DataError: missing, damaged, or with other special ids than T5's.
+    """
+    self.path = pathlib.Path(path or DEFAULT_PATH)
+    content = _read(self.path)
+    self.digest = hashlib.sha256(content).hexdigest()
+    self._processor = _processor(content, self.path)
+
+  @property
+  def vocab_size(self) -> int:
+    return self._processor.get_piece_size()
+
+  def encode(self, text: str) -> list[int]:
+    return self._processor.encode(text)
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    return self._processor.encode(list(texts))
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of the ids before the first EOS; padding is ignored."""
+    kept = []
+    for token in map(int, ids):
+      if token == EOS_ID:
+        break
+      # Ids of a padded embedding (vocab 4,090 -> 4,096 rows) have no piece.
+      kept.append(token if token < self.vocab_size else UNK_ID)
+    return self._processor.decode([x for x in kept if x != PAD_ID])
+
+  def piece(self, token: int) -> str:
+    """One piece as shown to people, with `▁` where a word starts."""
+    if not 0 <= token < self.vocab_size:
+      return self._processor.id_to_piece(UNK_ID)
+    return self._processor.id_to_piece(int(token))
+
+
+def load_vocabulary(path: str | os.PathLike | None = None):
+  """`seqio.SentencePieceVocabulary` of the file; imports TensorFlow.
+
+  Raises:
+    DataError: as `Tokenizer`.
+  """
+  import seqio
+
+  path = Tokenizer(path).path
+  return seqio.SentencePieceVocabulary(str(path), extra_ids=0)
+
+
+def train_vocabulary(
+  path: str | os.PathLike,
+  *,
+  vocab_size: int = DEFAULT_VOCAB_SIZE,
+  sentences: Iterable[str] | None = None,
+) -> None:
+  """Trains a unigram vocabulary and writes it, whole or not at all.
+
+  Pieces never join letters with punctuation (SentencePiece splits where the
+  script changes), so `word,` is `▁word` and `,`: the restored sentence keeps
+  the pieces of its input.
+
+  Args:
+    path: the `.model` file to write.
+    vocab_size: number of pieces with the specials and 256 bytes.
+    sentences: the training text; all tasks' train splits if None.
+
+  Raises:
+    ConfigError: the text is too small for so many pieces.
+  """
+  if sentences is None:
+    sentences = training_text()
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(sentences),
+      model_writer=model,
+      model_type='unigram',
+      vocab_size=vocab_size,
+      byte_fallback=True,
+      character_coverage=0.9995,
+      normalization_rule_name='nmt_nfkc',
+      split_digits=True,
+      pad_id=PAD_ID,
+      eos_id=EOS_ID,
+      unk_id=UNK_ID,
+      bos_id=-1,
+      # Threads add floats in their own order: one thread, one result.
+      num_threads=1,
+      minloglevel=1,
+    )
+  except RuntimeError as error:
+    raise errors.ConfigError(
+      f'The training text must allow {vocab_size} pieces: {error}. Choose'
+      ' another vocabulary size.'
+    ) from error
+  _write_atomically(pathlib.Path(path), model.getvalue())
+
+
+def training_text(
+  *,
+  source: corpus.Source | None = None,
+  cache_dir: pathlib.Path | None = None,
+) -> Iterator[str]:
+  """Inputs and targets of every task's train split, in a fixed mixed order."""
+  texts = []
+  for task in tasks.TASKS:
+    for example in corpus.load_corpus(
+      task, 'train', source=source, cache_dir=cache_dir
+    ):
+      texts.extend((example.inputs[:_MAX_CHARACTERS], example.targets))
+  random.Random(0).shuffle(texts)
+  yield from texts
+
+
+@functools.lru_cache(maxsize=8)
+def default_tokenizer(path: str | None = None) -> Tokenizer:
+  """`Tokenizer(path)`, read once."""
+  return Tokenizer(path)
+
+
+def _read(path: pathlib.Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise errors.DataError(
+      f'The vocabulary {path} must be a readable SentencePiece .model file:'
+      f' {error.strerror}.'
+    ) from error
+
+
+def _processor(content: bytes, path: pathlib.Path):
+  processor = sentencepiece.SentencePieceProcessor()
+  try:
+    # An empty model would parse, and abort the process at its first use.
+    loaded = bool(content) and processor.load_from_serialized_proto(content)
+  except (RuntimeError, TypeError, ValueError):
+    loaded = False
+  if not loaded:
+    raise errors.DataError(
+      f'The vocabulary {path} must be a SentencePiece .model file; it is'
+      ' damaged or something else.'
+    )
+  got = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+  if got != (PAD_ID, EOS_ID, UNK_ID):
+    raise errors.DataError(
+      f'The vocabulary {path} must have pad, eos, unk = 0, 1, 2 as T5 has; it'
+      f' has {got}.'
+    )
+  return processor
+
+
+def _write_atomically(path: pathlib.Path, content: bytes) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-')
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      file.write(content)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+  except OSError:
+    pathlib.Path(name).unlink(missing_ok=True)
+    raise
