@@ -1,0 +1,42 @@
+# make demo | test | lint: each makes .venv on first use and reuses it after.
+#
+#   make test ARGS='tests/t5 -x'   passes arguments to pytest
+#   PYTHON=/path/to/python make …  chooses the interpreter of a new .venv
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help demo test lint format
+
+help:
+	@echo 'make demo   data, decoding, calibration and report on real text'
+	@echo 'make test   all tests'
+	@echo 'make lint   ruff: rules and format'
+	@echo 'make format let ruff repair what it can'
+
+demo: $(STAMP)
+	@echo '== demo: decode at a grid of thresholds, calibrate, evaluate, report'
+	$(BIN)/calm demo $(ARGS)
+
+test: $(STAMP)
+	@echo '== test: pytest on tests/ (minutes on 2 cores)'
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	@echo '== lint: ruff check, ruff format --check'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	@echo '== format: ruff check --fix, ruff format'
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Written last, so that an interrupted installation is taken up again.
+$(STAMP): setup.py constraints.txt .ci/make_venv
+	@.ci/make_venv $(VENV)
+	@echo '== install: calm_jax and its dependencies, versions as tested'
+	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	@touch $@
