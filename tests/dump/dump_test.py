@@ -1,0 +1,325 @@
+"""A dump goes out and comes back whole, or is refused in one sentence."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from calm_jax import contracts, errors
+from calm_jax.dump import reader, writer
+
+G, T, L = 3, 4, 8
+HEADER = contracts.Manifest(
+  task='docstring_restoration',
+  split='calibration',
+  metric='chrf',
+  thresholds=(1.0, 0.5, 0.1),
+  num_decoder_layers=L,
+  max_decode_length=T,
+  measure='SoftmaxTopTwoGap()',
+  threshold_schedule='ConstantThreshold()',
+  model_digest='m',
+  config_digest='c',
+  data_digest='d',
+  versions={'numpy': '2'},
+)
+
+
+def make_batch(first, size, seed=0):
+  random = np.random.default_rng(seed + first)
+  layers = random.integers(1, L + 1, (size, G, T))
+  layers[:, 0] = L
+  layers[:, :, -1] = 0  # the last position has no token
+  ids = range(first, first + size)
+  return contracts.Dump(
+    example_ids=np.array([f'example-{i}' for i in ids]),
+    sources=np.array(['a source'] * size),
+    references=np.array([f'Déjà vu {"x" * i} \U0001f600.' for i in ids]),
+    predictions=np.array([[f'{i} at {g}' for g in range(G)] for i in ids]),
+    tokens=np.where(layers > 0, 7, 0).astype(np.int32),
+    num_layers_used=layers.astype(np.int8),
+    confidences=random.random((size, G, T), np.float32),
+    trace_confidences=random.random((size, T, L), np.float32),
+    trace_tokens=random.integers(0, 9, (size, T, L), np.int32),
+  )
+
+
+def write(directory, **kwargs):
+  return writer.write_dump(
+    directory, HEADER, [make_batch(0, 3), make_batch(3, 2)], **kwargs
+  )
+
+
+def edit_manifest(directory, **fields):
+  path = directory / 'manifest.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def replace_shard(directory, content):
+  """Puts other bytes in the first shard, with the digest that they need."""
+  (directory / 'shard-00000.npz').write_bytes(content)
+  shards = json.loads((directory / 'manifest.json').read_text())['shards']
+  shards[0]['sha256'] = hashlib.sha256(content).hexdigest()
+  edit_manifest(directory, shards=shards)
+
+
+def npz(members):
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, 'w') as archive:
+    for name, content in members.items():
+      archive.writestr(name, content)
+  return buffer.getvalue()
+
+
+def members_of(path):
+  with zipfile.ZipFile(path) as archive:
+    return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_round_trip(tmp_path):
+  written = write(tmp_path / 'dump')
+  manifest, dump = reader.read_dump(tmp_path / 'dump')
+  assert manifest == written
+  assert manifest.num_examples == 5
+  assert [shard.num_examples for shard in manifest.shards] == [3, 2]
+  expected = contracts.Dump.concatenate([make_batch(0, 3), make_batch(3, 2)])
+  for field in dataclasses.fields(contracts.Dump):
+    array = getattr(dump, field.name)
+    np.testing.assert_array_equal(array, getattr(expected, field.name))
+    assert array.dtype == getattr(expected, field.name).dtype
+  assert sorted(os.listdir(tmp_path)) == ['dump']
+
+
+def test_numpy_itself_can_load_a_shard(tmp_path):
+  write(tmp_path / 'dump')
+  with np.load(tmp_path / 'dump' / 'shard-00001.npz') as arrays:
+    np.testing.assert_array_equal(arrays['tokens'], make_batch(3, 2).tokens)
+
+
+def test_the_same_data_give_the_same_bytes(tmp_path, monkeypatch):
+  write(tmp_path / 'one')
+  a_year_later = time.time() + 366 * 86400
+  monkeypatch.setattr(time, 'time', lambda: a_year_later)
+  write(tmp_path / 'two')
+  for name in os.listdir(tmp_path / 'one'):
+    assert (tmp_path / 'one' / name).read_bytes() == (
+      tmp_path / 'two' / name
+    ).read_bytes()
+
+
+def test_mean_layers_counts_tokens_only(tmp_path):
+  dump = make_batch(0, 4)
+  by_hand = [
+    np.mean([n for row in dump.num_layers_used[:, g] for n in row if n])
+    for g in range(G)
+  ]
+  np.testing.assert_allclose(dump.mean_layers(), by_hand, rtol=1e-12)
+  assert dump.mean_layers()[0] == L
+
+
+def test_a_complete_dump_is_kept_unless_asked(tmp_path):
+  write(tmp_path / 'dump')
+  with pytest.raises(errors.DataError, match='already holds a complete dump'):
+    write(tmp_path / 'dump')
+  writer.write_dump(
+    tmp_path / 'dump', HEADER, [make_batch(9, 1)], overwrite=True
+  )
+  assert reader.read_dump(tmp_path / 'dump')[0].num_examples == 1
+  assert os.listdir(tmp_path) == ['dump']
+
+
+def test_a_failing_run_leaves_the_old_dump_and_nothing_else(tmp_path):
+  old = write(tmp_path / 'dump')
+
+  def batches():
+    yield make_batch(0, 3)
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    writer.write_dump(tmp_path / 'dump', HEADER, batches(), overwrite=True)
+  assert reader.read_dump(tmp_path / 'dump')[0] == old
+  assert os.listdir(tmp_path) == ['dump']
+
+
+def test_a_killed_run_is_replaced_by_the_next(tmp_path):
+  killed = writer.ShardWriter(tmp_path / 'dump', HEADER)
+  killed.write(make_batch(0, 3))  # and never completed
+  (tmp_path / 'dump.partial' / '.manifest.json.1.tmp').touch()
+  with pytest.raises(errors.DataError, match='does not exist'):
+    reader.read_dump(tmp_path / 'dump')
+  write(tmp_path / 'dump')
+  assert reader.read_dump(tmp_path / 'dump')[0].num_examples == 5
+
+
+def test_other_files_are_never_removed(tmp_path):
+  (tmp_path / 'thesis.tex').touch()
+  with pytest.raises(errors.DataError, match='thesis.tex'):
+    write(tmp_path, overwrite=True)
+  write(tmp_path / 'dump')
+  (tmp_path / 'dump' / 'notes.txt').touch()
+  with pytest.raises(errors.DataError, match='notes.txt'):
+    write(tmp_path / 'dump', overwrite=True)
+  assert (tmp_path / 'dump' / 'notes.txt').exists()
+
+
+def test_what_the_writer_refuses(tmp_path):
+  with pytest.raises(errors.DataError, match='at least one example'):
+    writer.write_dump(tmp_path / 'dump', HEADER, [])
+  twice = [make_batch(0, 2), make_batch(1, 2)]
+  with pytest.raises(errors.DataError, match='example-1'):
+    writer.write_dump(tmp_path / 'dump', HEADER, twice)
+  other = dataclasses.replace(HEADER, thresholds=(1.0, 0.5))
+  with pytest.raises(errors.DataError, match='thresholds, length, layers'):
+    writer.write_dump(tmp_path / 'dump', other, [make_batch(0, 2)])
+  assert os.listdir(tmp_path) == []
+
+
+def test_an_unwritable_place(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(errors.ResourceError, match='Cannot write'):
+    write(tmp_path / 'file' / 'dump')
+
+
+@pytest.mark.parametrize('cut', [0, 1, 100, -1])
+def test_a_truncated_shard(tmp_path, cut):
+  write(tmp_path)
+  path = tmp_path / 'shard-00001.npz'
+  path.write_bytes(path.read_bytes()[:cut])
+  with pytest.raises(errors.DataError, match='shard-00001.npz.*truncated'):
+    reader.read_dump(tmp_path)
+
+
+def test_a_flipped_bit(tmp_path):
+  write(tmp_path)
+  path = tmp_path / 'shard-00000.npz'
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(errors.DataError, match='truncated or altered'):
+    reader.read_dump(tmp_path)
+
+
+def test_a_missing_shard_manifest_or_directory(tmp_path):
+  with pytest.raises(errors.DataError, match='does not exist'):
+    reader.read_dump(tmp_path / 'nothing')
+  write(tmp_path)
+  (tmp_path / 'shard-00000.npz').unlink()
+  with pytest.raises(errors.DataError, match='shard-00000.npz is missing'):
+    reader.read_dump(tmp_path)
+  (tmp_path / 'manifest.json').unlink()
+  with pytest.raises(errors.DataError, match='not a complete dump'):
+    reader.read_dump(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'schema_version': 2}, 'schema version 2.*reads version 1'),
+    ({'schema_version': None}, 'schema version None'),
+    ({'thresholds': [0.5, 1.0]}, 'descend strictly'),
+    ({'thresholds': [0.9, 0.5, 0.1]}, 'start with 1.0'),
+    ({'num_examples': 6}, 'the shards hold 5'),
+    ({'num_decoder_layers': 4}, 'layers'),
+    ({'num_decoder_layers': 'eight'}, 'num_decoder_layers must be int'),
+    ({'surprise': 1}, "unknown fields \\['surprise'\\]"),
+    ({'shards': [], 'num_examples': 0}, 'without any example'),
+  ],
+)
+def test_a_manifest_that_does_not_fit(tmp_path, fields, message):
+  write(tmp_path)
+  edit_manifest(tmp_path, **fields)
+  with pytest.raises(errors.DataError, match=message):
+    reader.read_dump(tmp_path)
+
+
+def test_a_manifest_cannot_point_outside(tmp_path):
+  write(tmp_path / 'dump')
+  (tmp_path / 'dump' / 'shard-00000.npz').rename(tmp_path / 'shard-00000.npz')
+  path = tmp_path / 'dump' / 'manifest.json'
+  shards = json.loads(path.read_text())['shards']
+  shards[0]['file'] = '../shard-00000.npz'
+  edit_manifest(tmp_path / 'dump', shards=shards)
+  with pytest.raises(errors.DataError, match='must be named'):
+    reader.read_dump(tmp_path / 'dump')
+
+
+def test_shards_with_other_contents(tmp_path):
+  write(tmp_path)
+  members = members_of(tmp_path / 'shard-00000.npz')
+
+  replace_shard(tmp_path, b'not a zip file')
+  with pytest.raises(errors.DataError, match='not a shard'):
+    reader.read_dump(tmp_path)
+
+  replace_shard(tmp_path, npz(members | {'../evil.npy': b''}))
+  with pytest.raises(errors.DataError, match='evil.npy'):
+    reader.read_dump(tmp_path)
+
+  pickled = io.BytesIO()
+  np.save(pickled, np.array([{}], object), allow_pickle=True)
+  replace_shard(tmp_path, npz(members | {'tokens.npy': pickled.getvalue()}))
+  with pytest.raises(errors.DataError, match='allow_pickle=False'):
+    reader.read_dump(tmp_path)
+
+  wide = io.BytesIO()
+  np.save(wide, make_batch(0, 3).tokens.astype(np.int64))
+  replace_shard(tmp_path, npz(members | {'tokens.npy': wide.getvalue()}))
+  with pytest.raises(errors.DataError, match='tokens must be .*int32.*int64'):
+    reader.read_dump(tmp_path)
+
+  replace_shard(tmp_path, npz(members))  # the helper itself changes nothing
+  assert reader.read_dump(tmp_path)[0].num_examples == 5
+
+
+def test_shards_that_overlap(tmp_path):
+  write(tmp_path)
+  content = (tmp_path / 'shard-00000.npz').read_bytes()
+  shards = json.loads((tmp_path / 'manifest.json').read_text())['shards']
+  shards[1] |= {'sha256': shards[0]['sha256'], 'num_examples': 3}
+  (tmp_path / 'shard-00001.npz').write_bytes(content)
+  edit_manifest(tmp_path, shards=shards, num_examples=6)
+  with pytest.raises(errors.DataError, match='more than once.*example-0'):
+    reader.read_dump(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('change', 'error', 'message'),
+  [
+    (
+      lambda d: d.confidences.__setitem__((1, 2, 0), np.nan),
+      errors.NumericError,
+      'example example-1 at GT = .2, 0.',
+    ),
+    (
+      lambda d: d.trace_confidences.__setitem__((0, 1, 3), np.inf),
+      errors.NumericError,
+      'trace_confidences must be finite',
+    ),
+    (
+      lambda d: d.num_layers_used.__setitem__((2, 1, 0), L + 1),
+      errors.DataError,
+      'num_layers_used must be 1..8.*example-2',
+    ),
+    (
+      lambda d: d.num_layers_used.__setitem__((2, 1, 0), 0),
+      errors.DataError,
+      'where there is a token.*example-2',
+    ),
+    (
+      lambda d: d.num_layers_used.__setitem__((1, 0, 0), 3),
+      errors.DataError,
+      'full model .* must use all 8 layers.*example-1',
+    ),
+  ],
+)
+def test_arrays_that_cannot_be(change, error, message):
+  batch = make_batch(0, 3)
+  change(batch)
+  with pytest.raises(error, match=message):
+    contracts.Dump.concatenate([batch])
