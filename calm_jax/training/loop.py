@@ -1,0 +1,330 @@
+"""The training loop: steps, logs, evaluations, checkpoints.
+
+    batches --step--> state --every so often--> metrics, MODEL_DIR/checkpoint_N
+
+Running the same command again resumes from the newest checkpoint and gives the
+same losses and parameters as a run that was never interrupted.
+"""
+
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from calm_jax import errors, optimizers
+from calm_jax.checkpoints import orbax_io
+from calm_jax.training import metrics, signals, state, step, writers
+
+SAVED_AFTER_SIGNAL = 143
+
+
+class HasModule(Protocol):
+  """What the loop needs of a model."""
+
+  module: nn.Module
+
+
+class BatchSource(Protocol):
+  """Batches by step number, so that resuming needs no reader state."""
+
+  def batch_at(self, step: int) -> state.Batch:
+    """The batch of one step, counted from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Periods:
+  """How often things happen, in steps.
+
+  Attributes:
+    log: metrics are written.
+    evaluate: the validation batches are scored.
+    checkpoint: the state is saved.
+  """
+
+  log: int = 50
+  evaluate: int = 1000
+  checkpoint: int = 1000
+
+  def __post_init__(self):
+    for name, period in dataclasses.asdict(self).items():
+      if period < 1:
+        raise errors.ConfigError(
+          f'Periods.{name} must be at least 1 step, got {period}.'
+        )
+
+
+def train(
+  model: HasModule,
+  batches: BatchSource | Callable[[int], Iterator[state.Batch]],
+  optimizer: optimizers.Optimizer,
+  model_dir: str | os.PathLike,
+  total_steps: int,
+  objective: step.LayerWeightedObjective = step.LayerWeightedObjective(),  # noqa: B008
+  eval_batches: Iterable[state.Batch | tuple[state.Batch, int]] | None = None,
+  periods: Periods = Periods(),  # noqa: B008
+  seed: int = 0,
+  checkpoints_to_keep: int | None = 3,
+) -> state.TrainState:
+  """Trains until `total_steps`, resuming from `model_dir` if it can.
+
+  Args:
+    model: its `module` is a `t5.network.Transformer`.
+    batches: has `batch_at(step)`, or is called with the first step and gives an
+      iterator.
+    optimizer: from `calm_jax.optimizers`.
+    model_dir: receives `checkpoint_<step>/`, `train/` and `training_eval/`.
+    total_steps: steps in all, those before a resume included.
+    objective: layer weights and loss options.
+    eval_batches: kept in memory; what `data.batches.eval_batches` gives is fine,
+      its counts of real rows are not needed.
+    periods: of logs, evaluations and checkpoints.
+    seed: of parameters, dropout and sampled layers.
+    checkpoints_to_keep: older ones are deleted; None keeps all.
+
+  Returns:
+    The final state.
+
+  Raises:
+    ConfigError: the newest checkpoint is beyond total_steps.
+    NumericError: the loss or the gradient is not finite; checkpoints stay as
+      they were at the last period.
+    SystemExit: 143, after a SIGTERM or SIGINT; the state is saved first.
+  """
+  model_dir = pathlib.Path(model_dir).absolute()
+  store = orbax_io.CheckpointStore(model_dir, keep=checkpoints_to_keep)
+  train_state = _restore_or_create(
+    store, model.module, optimizer, batches, seed, total_steps
+  )
+  run = _Run(
+    store=store,
+    train_step=step.make_train_step(model.module, optimizer, objective, seed),
+    eval_step=step.make_eval_step(model.module),
+    eval_batches=_without_counts(eval_batches),
+    periods=periods,
+    total_steps=total_steps,
+    logs=_Logs(model_dir, total_steps, int(train_state.step)),
+  )
+  try:
+    return run.run(train_state, batches)
+  finally:
+    store.close()
+    run.logs.close()
+
+
+def _restore_or_create(
+  store, module, optimizer, batches, seed, total_steps
+) -> state.TrainState:
+  example = next(_batches_from(batches, 0))
+  fresh = state.create(module, optimizer, jax.random.key(seed), example)
+  latest = store.latest_step()
+  if latest is None:
+    return fresh
+  if latest > total_steps:
+    raise errors.ConfigError(
+      f'total_steps must be at least {latest}, the step of the newest'
+      f' checkpoint, got {total_steps}; raise it or choose a new model_dir.'
+    )
+  return state.TrainState.from_dict(store.restore(latest, fresh.as_dict()))
+
+
+def _batches_from(batches, start_step: int) -> Iterator[state.Batch]:
+  if not hasattr(batches, 'batch_at'):
+    yield from batches(start_step)
+    return
+  step_number = start_step
+  while True:
+    yield batches.batch_at(step_number)
+    step_number += 1
+
+
+def _without_counts(eval_batches) -> tuple[state.Batch, ...]:
+  return tuple(
+    entry[0] if isinstance(entry, tuple) else entry
+    for entry in eval_batches or ()
+  )
+
+
+class _Logs:
+  """The outputs of a run, and the sums since the last log line."""
+
+  def __init__(self, model_dir: pathlib.Path, total_steps: int, start: int):
+    self._start_time = time.monotonic()
+    self._train = writers.MetricLog(model_dir / 'train', start)
+    self._evaluation = writers.MetricLog(model_dir / 'training_eval', start)
+    self.progress = writers.Progress(total_steps, start)
+    self._total_steps = total_steps
+    self._reset()
+
+  def _reset(self):
+    self._total: metrics.MetricSums | None = None
+    self._window_start = time.monotonic()
+    self._paused_seconds = 0.0
+
+  def exclude(self, seconds: float):
+    """Takes compilation, evaluation or saving out of the steps' timing."""
+    self._paused_seconds += seconds
+
+  def add(self, sums: metrics.MetricSums):
+    """Counts one finished step."""
+    self._total = metrics.add(self._total, sums)
+    self.progress.advance()
+
+  def write(self, step_number: int):
+    """Writes the means since the last call."""
+    if self._total is None:
+      return
+    seconds = time.monotonic() - self._window_start - self._paused_seconds
+    values = metrics.training_metrics(self._total, max(seconds, 1e-9))
+    values['timing/uptime'] = time.monotonic() - self._start_time
+    self._train.write(step_number, values)
+    self.progress.show(loss=values['loss'], accuracy=values['accuracy'])
+    self._print_line(step_number, values)
+    self._reset()
+
+  def _print_line(self, step_number: int, values: dict[str, float]):
+    rate = values['timing/steps_per_second']
+    remaining = (self._total_steps - step_number) / rate
+    self.progress.message(
+      f'step {step_number}/{self._total_steps}'
+      f'  loss {values["loss"]:.4f}'
+      f'  last layer {values["loss_per_nonpadding_target_token"]:.4f}'
+      f'  accuracy {values["accuracy"]:.4f}'
+      f'  lr {values["learning_rate"]:.2e}'
+      f'  {rate:.2f} steps/s'
+      f'  {remaining / 60:.0f} min left'
+    )
+
+  def write_evaluation(self, step_number: int, values: dict[str, float]):
+    """Writes the validation metrics and prints a line per kind."""
+    self._evaluation.write(step_number, values)
+    self.progress.message(
+      f'step {step_number}  validation loss {values["loss"]:.4f}'
+      f'  accuracy {values["accuracy"]:.4f}'
+    )
+    for kind in ('accuracy', 'agreement'):
+      layers = [v for k, v in values.items() if k.startswith(f'{kind}_per')]
+      numbers = ' '.join(f'{value:.3f}' for value in layers)
+      self.progress.message(f'  {kind} of layers 1-{len(layers)}: {numbers}')
+
+  def close(self):
+    """Flushes everything."""
+    self._train.close()
+    self._evaluation.close()
+    self.progress.close()
+
+
+@dataclasses.dataclass
+class _Run:
+  """One call of `train`: what stays the same from step to step."""
+
+  store: orbax_io.CheckpointStore
+  train_step: step.TrainStep
+  eval_step: step.EvalStep
+  eval_batches: tuple[state.Batch, ...]
+  periods: Periods
+  total_steps: int
+  logs: _Logs
+  shapes: set[tuple] = dataclasses.field(default_factory=set)
+  saved_step: int | None = None
+
+  def run(self, train_state: state.TrainState, batches) -> state.TrainState:
+    """Steps until the end or a signal."""
+    start = int(train_state.step)
+    self.saved_step = start if start else None
+    self.logs.progress.message(
+      f'{state.num_parameters(train_state.params):,} parameters, steps {start}'
+      f' to {self.total_steps}'
+    )
+    # Sums of the step that may still be running: reading them only after the
+    # next step is queued keeps the device busy while the host works.
+    pending = None
+    source = _batches_from(batches, start)
+    with signals.StopRequest() as stop:
+      for number in range(start + 1, self.total_steps + 1):
+        train_state, sums = self._dispatch(train_state, next(source))
+        self._finish(pending)
+        pending = (number, sums)
+        at_stop = stop.received is not None
+        if at_stop or self._has_duty(number):
+          self._finish(pending)
+          pending = None
+          self._do_duties(number, train_state, at_stop)
+        if at_stop:
+          self._leave(number, stop.received)
+    return train_state
+
+  def _dispatch(self, train_state, batch):
+    shape = tuple(sorted((k, np.shape(v)) for k, v in batch.items()))
+    started = time.monotonic()
+    result = self.train_step(train_state, batch)
+    if shape not in self.shapes:
+      # The first call with these shapes returns once it has compiled.
+      seconds = time.monotonic() - started
+      self.shapes.add(shape)
+      self.logs.exclude(seconds)
+      self.logs.progress.message(
+        f'compiled in {seconds:.1f} s for batch shape {len(self.shapes)}:'
+        f' source {np.shape(batch["encoder_input_tokens"])},'
+        f' target {np.shape(batch["decoder_target_tokens"])}'
+      )
+    return result
+
+  def _finish(self, pending):
+    if pending is None:
+      return
+    number, sums = pending
+    sums = jax.device_get(sums)
+    for name in ('loss', 'gradient_norm'):
+      if not np.isfinite(sums[name]):
+        raise errors.NumericError(
+          f'The {name} must be finite, got {sums[name]} at step {number};'
+          f' {self._last_good()}. Lower the learning rate, clip gradients or'
+          ' look at the batch.'
+        )
+    self.logs.add(sums)
+
+  def _last_good(self) -> str:
+    if self.saved_step is None:
+      return 'no checkpoint had been saved'
+    return f'the checkpoint of step {self.saved_step} is kept'
+
+  def _has_duty(self, number: int) -> bool:
+    periods = dataclasses.astuple(self.periods)
+    return number == self.total_steps or any(number % p == 0 for p in periods)
+
+  def _do_duties(self, number: int, train_state, at_stop: bool):
+    is_last = number == self.total_steps
+    if is_last or at_stop or number % self.periods.log == 0:
+      self.logs.write(number)
+    if is_last or at_stop or number % self.periods.checkpoint == 0:
+      self._timed(self._save, number, train_state)
+    if self.eval_batches and not at_stop:
+      if is_last or number % self.periods.evaluate == 0:
+        self._timed(self._evaluate, number, train_state.params)
+
+  def _timed(self, function, *args):
+    started = time.monotonic()
+    function(*args)
+    self.logs.exclude(time.monotonic() - started)
+
+  def _save(self, number: int, train_state: state.TrainState):
+    self.store.save(number, train_state.as_dict())
+    self.saved_step = number
+
+  def _evaluate(self, number: int, params: Any):
+    total = None
+    for batch in self.eval_batches:
+      total = metrics.add(total, self.eval_step(params, batch))
+    self.logs.write_evaluation(number, metrics.evaluation_metrics(total))
+
+  def _leave(self, number: int, received):
+    self.logs.progress.message(
+      f'{received.name}: saved step {number}; the same command resumes there.'
+    )
+    raise SystemExit(SAVED_AFTER_SIGNAL)

@@ -1,0 +1,83 @@
+"""The training state: everything that one step changes and a checkpoint holds."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calm_jax import optimizers
+
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """State between two steps.
+
+  Attributes:
+    step: int32 scalar, the number of steps done.
+    params: the network's parameters.
+    opt_state: the optimizer's state.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+
+  def as_dict(self) -> dict[str, Any]:
+    """The tree that a checkpoint stores."""
+    return {
+      'params': self.params,
+      'opt_state': self.opt_state,
+      'step': self.step,
+    }
+
+  @classmethod
+  def from_dict(cls, tree: dict[str, Any]) -> 'TrainState':
+    """Inverse of `as_dict`; copies the arrays into buffers of JAX's own.
+
+    A step donates its input, and XLA must not write into memory that the
+    checkpoint library may still hold.
+    """
+    return cls(**jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree))
+
+
+def create(
+  module: nn.Module,
+  optimizer: optimizers.Optimizer,
+  rng: jax.Array,
+  batch: Batch,
+) -> TrainState:
+  """Fresh parameters and optimizer state.
+
+  Args:
+    module: `t5.network.Transformer`.
+    optimizer: from `calm_jax.optimizers`.
+    rng: key that the parameters are drawn from.
+    batch: any batch; only its shapes matter, and they do not affect the result.
+
+  Returns:
+    The state before the first step.
+  """
+
+  @jax.jit
+  def initialize(rng):
+    variables = module.init(
+      {'params': rng},
+      batch['encoder_input_tokens'],
+      batch['decoder_input_tokens'],
+      batch['decoder_target_tokens'],
+      enable_dropout=False,
+    )
+    params = nn.unbox(variables['params'])
+    opt_state = optimizer.transformation.init(params)
+    return TrainState(jnp.zeros([], jnp.int32), params, opt_state)
+
+  return initialize(rng)
+
+
+def num_parameters(params: Any) -> int:
+  """Number of scalars in a parameter tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

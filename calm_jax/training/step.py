@@ -1,0 +1,233 @@
+"""One training step and one evaluation step, as pure functions.
+
+    batch -> encode -> states of all decoder layers -> losses of some layers
+          -> gradients -> optimizer -> next state, metric sums
+
+The random numbers of a step are derived from the seed and the step's number, so
+a resumed run repeats an uninterrupted one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from calm_jax import losses, optimizers
+from calm_jax.training import metrics, state
+
+TrainStep = Callable[
+  [state.TrainState, state.Batch], tuple[state.TrainState, metrics.MetricSums]
+]
+EvalStep = Callable[[Any, state.Batch], metrics.MetricSums]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerWeightedObjective:
+  """CALM's stage 1 objective (Sec. 3.2) and T5X's loss options.
+
+  Attributes:
+    layer_weights: weight of every layer's loss.
+    num_sampled_layers: None for all layers, exactly the paper's loss; k for the
+      last layer and k inner ones drawn anew in each step, an unbiased estimate
+      that costs less where the vocabulary dominates.
+    z_loss: coefficient of log(Z)^2.
+    label_smoothing: probability spread over the wrong tokens.
+  """
+
+  layer_weights: losses.LayerWeights = losses.LinearLayerWeights()
+  num_sampled_layers: int | None = None
+  z_loss: float = 1e-4
+  label_smoothing: float = 0.0
+
+
+def loss_weights(batch: state.Batch) -> jax.Array:
+  """[batch, length] weights of the targets: 1, and 0 for padding."""
+  if 'decoder_loss_weights' in batch:
+    return batch['decoder_loss_weights'].astype(jnp.float32)
+  return (batch['decoder_target_tokens'] > 0).astype(jnp.float32)
+
+
+def decoder_states(
+  module: nn.Module,
+  params: Any,
+  batch: state.Batch,
+  dropout_rng: jax.Array | None,
+) -> jax.Array:
+  """[layers, batch, length, emb_dim] states; dropout where a key is given."""
+  encoder_rng, decoder_rng = (
+    jax.random.split(dropout_rng) if dropout_rng is not None else (None, None)
+  )
+  encoded = module.apply(
+    {'params': params},
+    batch['encoder_input_tokens'],
+    batch.get('encoder_segment_ids'),
+    enable_dropout=dropout_rng is not None,
+    rngs=_rngs(encoder_rng),
+    method='encode',
+  )
+  return module.apply(
+    {'params': params},
+    encoded,
+    batch['encoder_input_tokens'],
+    batch['decoder_input_tokens'],
+    batch['decoder_target_tokens'],
+    batch.get('encoder_segment_ids'),
+    batch.get('decoder_segment_ids'),
+    enable_dropout=dropout_rng is not None,
+    rngs=_rngs(decoder_rng),
+    method='decode_all_layers',
+  )
+
+
+def logits_function(
+  module: nn.Module, params: Any, dropout_rng: jax.Array | None
+) -> losses.LogitsFn:
+  """The shared read-out, with dropout of its own at every layer."""
+
+  def logits_fn(hidden, layer):
+    rng = (
+      None if dropout_rng is None else jax.random.fold_in(dropout_rng, layer)
+    )
+    return module.apply(
+      {'params': params},
+      hidden,
+      enable_dropout=dropout_rng is not None,
+      rngs=_rngs(rng),
+      method='logits_from_hidden',
+    )
+
+  return logits_fn
+
+
+def _rngs(rng: jax.Array | None) -> dict[str, jax.Array]:
+  return {} if rng is None else {'dropout': rng}
+
+
+def compute_losses(
+  module: nn.Module,
+  objective: LayerWeightedObjective,
+  params: Any,
+  batch: state.Batch,
+  rng: jax.Array,
+) -> losses.LayerLosses:
+  """The objective on one batch, with this step's dropout and layers.
+
+  Args:
+    module: `t5.network.Transformer`.
+    objective: what to minimize.
+    params: the network's parameters.
+    batch: T5X's decoder features, [batch, length] each.
+    rng: key of this step.
+
+  Returns:
+    Losses; `.loss` is to be differentiated.
+  """
+  layers_rng, states_rng, logits_rng = jax.random.split(rng, 3)
+  use_dropout = module.config.dropout_rate > 0
+  hidden = decoder_states(
+    module, params, batch, states_rng if use_dropout else None
+  )
+  layer_weights = objective.layer_weights.weights(hidden.shape[0])
+  return losses.layer_weighted_loss(
+    hidden,
+    logits_function(module, params, logits_rng if use_dropout else None),
+    batch['decoder_target_tokens'],
+    loss_weights(batch),
+    losses.select_layers(
+      layers_rng, layer_weights, objective.num_sampled_layers
+    ),
+    label_smoothing=objective.label_smoothing,
+    z_loss=objective.z_loss,
+  )
+
+
+def make_train_step(
+  module: nn.Module,
+  optimizer: optimizers.Optimizer,
+  objective: LayerWeightedObjective,
+  seed: int,
+) -> TrainStep:
+  """Builds the jitted step; it donates the state it is given.
+
+  Args:
+    module: `t5.network.Transformer`.
+    optimizer: from `calm_jax.optimizers`.
+    objective: what to minimize.
+    seed: with the step's number, it determines dropout and sampled layers.
+
+  Returns:
+    (state, batch) -> (state after the step, sums for the logs).
+  """
+
+  def train_step(train_state, batch):
+    rng = jax.random.fold_in(jax.random.key(seed), train_state.step)
+
+    def loss_fn(params):
+      layer_losses = compute_losses(module, objective, params, batch, rng)
+      return layer_losses.loss, layer_losses
+
+    gradients, layer_losses = jax.grad(loss_fn, has_aux=True)(
+      train_state.params
+    )
+    updates, opt_state = optimizer.transformation.update(
+      gradients, train_state.opt_state, train_state.params
+    )
+    next_state = state.TrainState(
+      step=train_state.step + 1,
+      params=optax.apply_updates(train_state.params, updates),
+      opt_state=opt_state,
+    )
+    sums = metrics.training_sums(
+      layer_losses,
+      batch,
+      optimizer.learning_rate_fn(train_state.step),
+      optax.global_norm(gradients),
+    )
+    return next_state, sums
+
+  return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(module: nn.Module) -> EvalStep:
+  """Builds the jitted evaluation of every layer on one batch.
+
+  Returns:
+    (params, batch) -> sums of cross-entropies, right tokens and tokens on which
+    the layer agrees with the last one, for all layers.
+  """
+
+  def eval_step(params, batch):
+    hidden = decoder_states(module, params, batch, None)
+    targets = batch['decoder_target_tokens']
+    weights = loss_weights(batch)
+    logits_fn = logits_function(module, params, None)
+
+    def one_layer(layer_hidden):
+      logits = logits_fn(layer_hidden, 0).astype(jnp.float32)
+      loss, _, _ = losses.compute_weighted_cross_entropy(
+        logits, targets, weights
+      )
+      return loss, _argmax(logits)
+
+    layer_loss, predictions = jax.lax.map(one_layer, hidden)
+    count = lambda matches: jnp.sum(matches * weights, axis=(1, 2))
+    return metrics.evaluation_sums(
+      layer_loss=layer_loss,
+      layer_correct=count(predictions == targets),
+      layer_agreement=count(predictions == predictions[-1]),
+      num_tokens=jnp.sum(weights),
+    )
+
+  return jax.jit(eval_step)
+
+
+def _argmax(logits: jax.Array) -> jax.Array:
+  # Two plain reductions: XLA's argmax is a reduction of pairs, which CPUs do
+  # not vectorize. The first of equal maxima wins in both.
+  positions = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  is_maximum = logits == jnp.max(logits, axis=-1, keepdims=True)
+  return jnp.min(jnp.where(is_maximum, positions, logits.shape[-1]), axis=-1)
