@@ -7,20 +7,17 @@ order that is random in content and the same on every machine.
 """
 
 import dataclasses
-import functools
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import pathlib
-import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from calm_jax import errors
-from calm_jax.data import docstrings, prose, splits, tasks
+from calm_jax.data import docstrings, installed, prose, splits, tasks
 
 # Raise it whenever the same files would give other examples.
 EXTRACTOR_VERSION = 1
@@ -42,12 +39,12 @@ class Source:
   """Where docstrings come from.
 
   Attributes:
-    roots: folders with Python files.
-    packages: name -> version of what lies in them; it names the cache.
+    packages: name -> version of what is read; it names the cache.
+    list_files: gives the Python files; called only to build the corpus.
   """
 
-  roots: tuple[pathlib.Path, ...]
   packages: Mapping[str, str]
+  list_files: Callable[[], Sequence[pathlib.Path]]
 
   @property
   def key(self) -> str:
@@ -56,15 +53,9 @@ class Source:
     return hashlib.sha256(text.encode('utf-8')).hexdigest()[:12]
 
 
-@functools.cache
 def installed_source() -> Source:
-  """The standard library and all installed packages."""
-  packages = {'python': platform.python_version()}
-  for distribution in importlib.metadata.distributions():
-    name = distribution.metadata['Name']
-    if name and name != 'calm_jax':
-      packages[name.lower()] = distribution.version
-  return Source(docstrings.installed_roots(), packages)
+  """The standard library and the installed dependencies of calm_jax."""
+  return Source(installed.packages(), installed.files)
 
 
 def default_cache_dir() -> pathlib.Path:
@@ -143,7 +134,7 @@ def build_corpus(directory: pathlib.Path, source: Source) -> None:
     DataError: the files hold no usable docstring.
     ResourceError: the folder cannot be written.
   """
-  files = docstrings.python_files(source.roots)
+  files = source.list_files()
   extract = docstrings.extract(files)
   examples = {
     tasks.RESTORATION.name: restoration_examples(extract.sentences),
@@ -151,10 +142,9 @@ def build_corpus(directory: pathlib.Path, source: Source) -> None:
   }
   if not all(examples.values()):
     raise errors.DataError(
-      f'The {len(files)} Python files below'
-      f' {", ".join(map(str, source.roots))} must hold docstrings with prose'
-      ' for every task; there are none. Install the dependencies with their'
-      ' source files.'
+      f'The {len(files)} Python files of {len(source.packages)} packages must'
+      ' hold docstrings with prose for every task; there are none. Install the'
+      ' dependencies with their source files.'
     )
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +174,9 @@ def summarization_examples(
 ) -> list[Example]:
   """(rest of the docstring, first paragraph) -> examples."""
   prefix = tasks.SUMMARIZATION.prefix
-  return _without_duplicates((prefix + rest, first) for rest, first in summaries)
+  return _without_duplicates(
+    (prefix + rest, first) for rest, first in summaries
+  )
 
 
 def _without_duplicates(pairs: Iterable[tuple[str, str]]) -> list[Example]:

@@ -15,7 +15,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -24,11 +23,6 @@ import tqdm
 from calm_jax import errors
 from calm_jax.data import prose
 
-# Tests of other people say little in their docstrings, distributions of Python
-# differ in whether they ship them, and lib2to3 and friends hold broken files.
-_SKIPPED_FOLDERS = frozenset({
-  '__pycache__', 'site-packages', 'dist-packages', 'test', 'tests', 'testdata',
-})  # fmt: skip
 _FILES_PER_CHUNK = 150
 _MAX_BYTES = 2_000_000
 _DOCUMENTED = (
@@ -54,30 +48,6 @@ class Extract:
   summaries: tuple[tuple[str, str], ...]
   files_read: int
   files_skipped: int
-
-
-def installed_roots() -> tuple[pathlib.Path, ...]:
-  """Folders of the standard library and of the installed packages."""
-  paths = sysconfig.get_paths()
-  names = ('stdlib', 'platstdlib', 'purelib', 'platlib')
-  return tuple(dict.fromkeys(pathlib.Path(paths[name]) for name in names))
-
-
-def python_files(roots: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-  """Python files below `roots`, each root sorted by path, no file twice."""
-  files: dict[pathlib.Path, None] = {}
-  for root in roots:
-    files.update(dict.fromkeys(sorted(_walk(root), key=pathlib.Path.as_posix)))
-  return list(files)
-
-
-def _walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  for folder, subfolders, names in os.walk(root):
-    # In place: os.walk then leaves these folders out.
-    subfolders[:] = [x for x in subfolders if x not in _SKIPPED_FOLDERS]
-    for name in names:
-      if name.endswith('.py'):
-        yield pathlib.Path(folder, name)
 
 
 def extract(

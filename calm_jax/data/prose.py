@@ -16,7 +16,7 @@ _MAX_REST_CHARACTERS = 600
 
 # An ordinary word: lower case, Capitalized, or CAPITALS with a plural s; with
 # inner apostrophes and hyphens; or a short number. No snake_case, no camelCase.
-_PART = r"(?:[A-Za-z]?[a-z]*|[A-Z]{2,7}s?)"
+_PART = r'(?:[A-Za-z]?[a-z]*|[A-Z]{2,7}s?)'
 _WORD = re.compile(
   rf"{_PART}(?:['-]{_PART})*'?[,;:]?|[0-9]{{1,4}}[,;:]?"
   r'|(?:e\.g\.|i\.e\.|etc\.),?'
@@ -36,7 +36,7 @@ def plain_words(text: str) -> str:
   Apostrophes and hyphens stay inside words; all other punctuation goes.
   """
   text = unicodedata.normalize('NFKC', text).lower()
-  text = re.sub(r"(?<=[a-z])\.(?=[a-z])", '', text)
+  text = re.sub(r'(?<=[a-z])\.(?=[a-z])', '', text)
   text = re.sub(r"[^\w\s'-]", ' ', text)
   words = (word.strip("'-") for word in text.split())
   return ' '.join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""SentencePiece vocabulary: trained on the train split, read with or without TF.
+"""SentencePiece vocabulary: trained on the train split, usable without TF.
 
 `Tokenizer` wraps `sentencepiece` alone and serves generation and training from
 arrays; `load_vocabulary` gives seqio's class over the same file and ids.
