@@ -208,12 +208,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     }
   if isinstance(hint, type) and issubclass(hint, Record):
     return _record(hint, value, where)
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  # The bound also refuses 1e999, which Python parses as infinity.
-  if hint is float and is_number and abs(value) <= sys.float_info.max:
-    return float(value)
+  if hint is float:
+    # The bound refuses 1e999, which Python parses as infinity.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and abs(value) <= sys.float_info.max:
+      return float(value)
   # `type is`, because True is an instance of int.
-  if origin is None and type(value) is hint:
+  elif origin is None and type(value) is hint:
     return value
   expected = getattr(hint, '__name__', str(hint))
   raise errors.DataError(
