@@ -20,7 +20,7 @@ from calm_jax import errors
 from calm_jax.data import docstrings, installed, prose, splits, tasks
 
 # Raise it whenever the same files would give other examples.
-EXTRACTOR_VERSION = 1
+EXTRACTOR_VERSION = 2
 
 _MANIFEST = 'manifest.json'
 

@@ -16,10 +16,10 @@ _MAX_REST_CHARACTERS = 600
 
 # An ordinary word: lower case, Capitalized, or CAPITALS with a plural s; with
 # inner apostrophes and hyphens; or a short number. No snake_case, no camelCase.
-_PART = r'(?:[A-Za-z]?[a-z]*|[A-Z]{2,7}s?)'
+_PART = r'(?:[A-Za-z][a-z]*|[A-Z]{2,7}s?)'
 _WORD = re.compile(
-  rf"{_PART}(?:['-]{_PART})*'?[,;:]?|[0-9]{{1,4}}[,;:]?"
-  r'|(?:e\.g\.|i\.e\.|etc\.),?'
+  rf"(?:{_PART}(?:['-]{_PART})*(?:(?<=s)')?|[0-9]{{1,4}}|e\.g\.|i\.e\.|etc\.)"
+  r'[,;:]?'
 )
 _ABBREVIATIONS = ('e.g.', 'i.e.', 'etc.', 'vs.', 'cf.', 'fig.', 'no.', 'al.')
 _SENTENCE_END = re.compile(r'(?<=[.?!])\s+(?=[A-Z])')
@@ -35,9 +35,10 @@ def plain_words(text: str) -> str:
 
   Apostrophes and hyphens stay inside words; all other punctuation goes.
   """
-  text = unicodedata.normalize('NFKC', text).lower()
-  text = re.sub(r'(?<=[a-z])\.(?=[a-z])', '', text)
-  text = re.sub(r"[^\w\s'-]", ' ', text)
+  text = unicodedata.normalize('NFKC', text).lower().replace('’', "'")
+  # Abbreviations shrink to one word: e.g. -> eg.
+  text = re.sub(r'(?<=\b[a-z])\.(?=[a-z]\b)', '', text)
+  text = re.sub(r"[^\w\s'-]|_", ' ', text)
   words = (word.strip("'-") for word in text.split())
   return ' '.join(word for word in words if word)
 
@@ -66,7 +67,7 @@ def clean_sentences(docstring: str) -> list[str]:
 
 
 def _running_text(block: list[str]) -> list[str]:
-  """Joins lines of one indentation; a field or list item opens a new text."""
+  """Joins lines of one indentation; a list item or entry opens a new text."""
   if any(_DASHES.match(line) for line in block):
     return []
   texts: list[list[str]] = []

@@ -5,9 +5,9 @@ Free of TensorFlow. `seqio_tasks` registers the same names with seqio.
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from calm_jax import errors
+from calm_jax import errors, text_metrics
 from calm_jax.data import prose
 
 
@@ -18,16 +18,21 @@ class TaskInfo:
   Attributes:
     name: seqio task name.
     prefix: T5 style prefix of every input, with its trailing space.
-    metric: name in `calm_jax.text_metrics.METRICS` that the task is judged by.
+    metrics: names in `calm_jax.text_metrics.METRICS`; the task is judged by
+      the first.
     baseline: what the trivial baseline does, as printed in reports.
     predict: an input without its prefix -> the baseline's prediction.
   """
 
   name: str
   prefix: str
-  metric: str
+  metrics: tuple[str, ...]
   baseline: str
   predict: Callable[[str], str]
+
+  @property
+  def metric(self) -> str:
+    return self.metrics[0]
 
   def baseline_prediction(self, inputs: str) -> str:
     """The baseline's prediction for `inputs`, with or without the prefix."""
@@ -48,14 +53,14 @@ def _first_sentence(text: str) -> str:
 RESTORATION = TaskInfo(
   name='docstring_restoration',
   prefix='restore: ',
-  metric='chrf',
+  metrics=('chrf', 'exact_match'),
   baseline='input_copied',
   predict=str,
 )
 SUMMARIZATION = TaskInfo(
   name='docstring_summarization',
   prefix='summarize: ',
-  metric='rouge_l',
+  metrics=('rouge_l',),
   baseline='first_sentence',
   predict=_first_sentence,
 )
@@ -86,13 +91,35 @@ def task_names(task_or_mixture: str) -> tuple[str, ...]:
     return tuple(TASKS)
   if task_or_mixture in TASKS:
     return (task_or_mixture,)
-  names = [*TASKS, MIXTURE]
   raise errors.ConfigError(
     f'Unknown task or mixture {task_or_mixture!r}.'
-    f' {_known(task_or_mixture, names)}'
+    f' {_known(task_or_mixture, [*TASKS, MIXTURE])}'
   )
 
 
-def _known(name: str, names) -> str:
+def metric_fns(task: TaskInfo) -> list[Callable[..., dict[str, float]]]:
+  """T5X metric functions (targets, predictions) -> {name: mean times 100}."""
+  return [_metric_fn(name) for name in task.metrics]
+
+
+def _metric_fn(name: str) -> Callable[..., dict[str, float]]:
+  metric = text_metrics.get_metric(name)
+
+  def metric_fn(
+    targets: Sequence[str], predictions: Sequence[str]
+  ) -> dict[str, float]:
+    scores = [
+      metric(prediction, target)
+      for target, prediction in zip(targets, predictions, strict=True)
+    ]
+    return {name: 100.0 * sum(scores) / max(len(scores), 1)}
+
+  # seqio names a metric's plots after its function.
+  metric_fn.__name__ = name
+  return metric_fn
+
+
+def _known(name: str, names: Iterable[str]) -> str:
+  names = list(names)
   near = difflib.get_close_matches(name, names, n=1, cutoff=0)
   return f'Did you mean {near[0]!r}? Known: {", ".join(names)}.'
