@@ -1,0 +1,1 @@
+"""Thin entry points: parse flags, call one stage, write what it gives."""

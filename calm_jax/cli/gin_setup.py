@@ -1,0 +1,213 @@
+"""Gin files and bindings -> gin's configuration, with errors that help.
+
+    files, in order --> bindings of the command line --> checks (gin_checks)
+
+Gin files can import and call any Python code: parse only files you trust.
+"""
+
+import contextlib
+import difflib
+import importlib.util  # noqa: F401  gin 0.5 uses it without importing it.
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import gin
+
+from calm_jax import errors
+from calm_jax.cli import gin_checks, gin_errors
+
+_GIN_ERRORS = (SyntaxError, ValueError, NameError, AttributeError)
+
+
+def gin_root() -> pathlib.Path:
+  """The folder that holds `gin/experiments` and the other shipped files."""
+  package = pathlib.Path(__file__).parents[1]
+  checkout = package.parent
+  if (checkout / 'gin' / 'experiments').is_dir():
+    return checkout
+  return package / 'configs'  # where setup.py puts gin/ in a wheel
+
+
+def search_directories(search_paths: str) -> list[pathlib.Path]:
+  """The user's comma-separated folders, then the shipped files' one."""
+  folders = [pathlib.Path(x).expanduser() for x in search_paths.split(',') if x]
+  return [*folders, gin_root()]
+
+
+def parse(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  search_paths: str = '.',
+) -> None:
+  """Replaces gin's configuration by files and then bindings.
+
+  Args:
+    gin_files: names below one of the search paths, or absolute.
+    gin_bindings: 'NAME = VALUE' each.
+    search_paths: comma-separated folders; also put on sys.path, so that gin
+      files may import the user's modules.
+
+  Raises:
+    ConfigError: a file is missing; a binding is not a gin value; a name is
+      unknown; a macro of the user's is used nowhere or has another type than
+      its default.
+  """
+  gin.clear_config()
+  folders = search_directories(search_paths)
+  _extend_sys_path(folders[:-1])
+  for binding in gin_bindings:
+    gin_checks.check_value(binding)
+  with _gin_searching(folders), _quiet_gin():
+    for name in gin_files:
+      _parse_file(name, folders)
+    defaults = gin_checks.macro_values()
+    _parse_bindings(gin_bindings)
+  gin_checks.check_types(defaults)
+  user_names = gin_checks.macro_names('\n'.join(gin_bindings))
+  for name in gin_files:
+    path = find_file(name, folders)
+    if not path.resolve().is_relative_to(gin_root() / 'gin'):
+      user_names |= gin_checks.macro_names(path.read_text(encoding='utf-8'))
+  gin_checks.check_macros_are_used(user_names)
+
+
+def absolute_path_macro(name: str) -> pathlib.Path:
+  """The folder that macro `name` gives, made absolute for all who use it.
+
+  Raises:
+    ConfigError: the macro is not a string.
+  """
+  value = gin_checks.macro_values().get(name)
+  if not isinstance(value, str) or not value:
+    raise errors.ConfigError(
+      f'{name} must name a folder, got {value!r}. For example:'
+      f' {gin_checks.EXAMPLES.get(name, name)}'
+    )
+  path = pathlib.Path(value).expanduser().absolute()
+  gin.bind_parameter(f'{name}/gin.macro.value', str(path))
+  return path
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function` with its bindings applied, checked to be complete.
+
+  Raises:
+    ConfigError: required or undefined macros, all of them at once.
+  """
+  try:
+    wrapped = gin.get_configurable(function)
+  except (KeyError, ValueError):
+    wrapped = gin.external_configurable(
+      function, name=function.__name__, module=function.__module__
+    )
+  gin_checks.check_complete(function)
+  return wrapped
+
+
+def call(function: Callable[..., Any]) -> Any:
+  """Calls `function` with its bindings.
+
+  Raises:
+    ConfigError: something required is missing, or an argument is of the wrong
+      kind.
+  """
+  wrapped = configured(function)
+  try:
+    return wrapped()
+  except RuntimeError as error:
+    if 'Required bindings' not in str(error):
+      raise
+    raise errors.ConfigError(f'{error}. Bind them in a gin file.') from error
+
+
+def find_file(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path:
+  """The first match of a gin file's name.
+
+  Raises:
+    ConfigError: none; says where it was searched and what is there.
+  """
+  for folder in folders:
+    path = folder / pathlib.Path(name).expanduser()
+    if path.is_file():
+      return path
+  shipped = sorted(
+    str(path.relative_to(gin_root()))
+    for path in (gin_root() / 'gin').rglob('*.gin')
+  )
+  near = difflib.get_close_matches(name, shipped, n=1)
+  hint = f' Did you mean {near[0]}?' if near else ''
+  raise errors.ConfigError(
+    f'The gin file {name} must exist in one of the folders'
+    f' {", ".join(str(x) for x in folders)}.{hint} Add a folder with'
+    ' --gin_search_paths.'
+  )
+
+
+def _parse_file(name: str, folders: Sequence[pathlib.Path]) -> None:
+  path = find_file(name, folders)
+  try:
+    gin.parse_config_file(str(path))
+  except OSError as error:
+    message = str(error).partition('. Searched')[0]
+    raise errors.ConfigError(
+      f'{name} includes a file that is not there: {message}. Searched:'
+      f' {", ".join(str(x) for x in folders)}.'
+    ) from error
+  except ImportError as error:
+    raise errors.ConfigError(
+      f'{name} imports what cannot be imported: {error}. Install it, or add its'
+      ' folder with --gin_search_paths.'
+    ) from error
+  except _GIN_ERRORS as error:
+    _raise_explained(error)
+
+
+def _parse_bindings(gin_bindings: Sequence[str]) -> None:
+  try:
+    gin.parse_config(list(gin_bindings))
+  except _GIN_ERRORS as error:
+    _raise_explained(error)
+
+
+def _raise_explained(error: Exception) -> NoReturn:
+  message = gin_errors.explain(error)
+  if message is None:
+    raise error
+  raise errors.ConfigError(message) from error
+
+
+def _extend_sys_path(folders: Sequence[pathlib.Path]) -> None:
+  for folder in folders:
+    if str(folder.absolute()) not in sys.path:
+      sys.path.append(str(folder.absolute()))
+
+
+@contextlib.contextmanager
+def _gin_searching(folders: Sequence[pathlib.Path]) -> Iterator[None]:
+  """Makes gin search exactly these folders for included files."""
+  # There is a public way to add folders, but none to remove or order them.
+  prefixes = gin.config._LOCATION_PREFIXES
+  before = list(prefixes)
+  prefixes[:] = [os.fspath(folder) for folder in folders]
+  try:
+    yield
+  finally:
+    prefixes[:] = before
+
+
+@contextlib.contextmanager
+def _quiet_gin() -> Iterator[None]:
+  """Drops gin's error log for each folder that does not hold a file."""
+
+  def is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith('Path not found')
+
+  logging.getLogger().addFilter(is_news)
+  try:
+    yield
+  finally:
+    logging.getLogger().removeFilter(is_news)

@@ -1,0 +1,134 @@
+"""The console script `calm`: picks a stage and turns errors into exit codes.
+
+Nothing heavy is imported here: a stage's module is loaded once its name is
+known, and JAX or TensorFlow only by the stages that need them.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from calm_jax import errors
+from calm_jax.cli import flags
+
+# Stage -> what it does. The module `calm_jax.cli.<stage>` has DESCRIPTION,
+# add_flags(parser) and run(args).
+STAGES = {
+  'demo': 'the whole line below on the shipped model, ending in a report',
+  'train': 'train a model: gin file in, checkpoints out',
+  'dump': 'decode a split at a grid of thresholds',
+  'calibrate': 'choose a threshold whose quality is guaranteed',
+  'evaluate': 'quality, layers and speed of that threshold on test data',
+  'report': 'one HTML page and figures',
+  'generate': 'text in, text out, each token coloured by the layers it used',
+}
+_INTERRUPTED = 130
+_USAGE = """calm: confident adaptive language modeling in JAX
+
+usage: calm STAGE [flags]
+       calm STAGE --help
+       calm --version
+
+{stages}
+
+Exit codes: 2 configuration, 3 data, 4 resources, 5 numeric, 143 saved after a
+signal.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one stage; returns the exit code."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  try:
+    code = _dispatch(argv)
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:
+    _discard_output()
+    return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+  if not argv or argv[0] in ('-h', '--help', '--helpfull', 'help'):
+    print(usage(), end='')
+    return 0 if argv else errors.ConfigError.exit_code
+  if argv[0] == '--version':
+    print(f'calm_jax {importlib.metadata.version("calm_jax")}')
+    return 0
+  stage = argv[0]
+  if stage not in STAGES:
+    hint = flags.did_you_mean(stage, list(STAGES))
+    print(
+      f'calm: error: unknown stage {stage!r}.{hint}'
+      f' Stages: {", ".join(STAGES)}.',
+      file=sys.stderr,
+    )
+    return errors.ConfigError.exit_code
+  return _run_stage(stage, argv[1:])
+
+
+def usage() -> str:
+  """The text of `calm --help`."""
+  width = max(map(len, STAGES))
+  lines = (f'  {name:{width}}  {text}' for name, text in STAGES.items())
+  return _USAGE.format(stages='\n'.join(lines))
+
+
+def _run_stage(stage: str, args: list[str]) -> int:
+  verbose = False
+  try:
+    module = importlib.import_module(f'calm_jax.cli.{stage}')
+    parser = flags.make_parser(stage, module.DESCRIPTION)
+    module.add_flags(parser)
+    parsed = parser.parse_args(args)
+    verbose = parsed.v > 0
+    _set_up_logging(verbose)
+    return module.run(parsed) or 0
+  except SystemExit as exit_request:  # --help, or saved after a signal
+    return exit_request.code or 0
+  except KeyboardInterrupt:
+    print(f'calm {stage}: interrupted.', file=sys.stderr)
+    return _INTERRUPTED
+  except errors.CalmError as error:
+    if verbose:
+      traceback.print_exc()
+    print(f'calm {stage}: error: {one_line(error)}', file=sys.stderr)
+    return error.exit_code
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    if verbose:
+      traceback.print_exc()
+    print(f'calm {stage}: error: {error}', file=sys.stderr)
+    return errors.ResourceError.exit_code
+
+
+def _set_up_logging(verbose: bool) -> None:
+  import logging
+
+  # Read by TensorFlow and XLA when they are first imported.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '0' if verbose else '2')
+  os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+  logging.basicConfig(
+    level=logging.INFO if verbose else logging.WARNING,
+    format='%(levelname)s %(name)s: %(message)s',
+    stream=sys.stderr,
+  )
+
+
+def one_line(error: Exception) -> str:
+  """The message alone: gin appends the call it happened in, on new lines."""
+  message = str(error).partition('\n  In call to configurable')[0]
+  return ' '.join(message.split())
+
+
+def _discard_output() -> None:
+  # Python flushes stdout once more at its end; there is no reader for it.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == '__main__':
+  sys.exit(main())
