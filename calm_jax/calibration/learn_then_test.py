@@ -12,6 +12,7 @@ before the losses were seen.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 
@@ -123,7 +124,9 @@ def calibrate_dump(
   if metric is not None:
     text_metrics.get_metric(metric)
   manifest, data = _opened(dump)
-  objective = kind(text_metrics.get_metric(metric or manifest.metric))
+  # Cached, because the risk's losses and the curve need the same scores.
+  compare = functools.cache(text_metrics.get_metric(metric or manifest.metric))
+  objective = kind(compare)
   ids = data.example_ids
   outcome = calibrate(
     objective.losses(data.predictions, data.references, ids),
@@ -134,7 +137,7 @@ def calibrate_dump(
     procedure,
     ids,
   )
-  scores = risks.score(objective.metric, data.predictions, data.references, ids)
+  scores = risks.score(compare, data.predictions, data.references, ids)
   return contracts.CalibrationResult(
     threshold=outcome.threshold,
     tolerance=tolerance,
