@@ -28,6 +28,8 @@ _CORE = [
   'scipy>=1.11',
   'sentencepiece>=0.2',
   'seqio>=0.0.20',
+  # clu's metric writers need it; TensorFlow no longer installs it.
+  'tensorboard>=2.16',
   'tensorflow-datasets>=4.9.4',
   'tensorstore>=0.1.60',
   'tqdm>=4.65',
@@ -51,8 +53,15 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['calm_jax', 'calm_jax.*']),
+  # gin/ lies beside the package here and inside it in a wheel, where the name
+  # would otherwise clash with gin-config's package.
+  packages=[
+    *setuptools.find_packages(include=['calm_jax', 'calm_jax.*']),
+    'calm_jax.configs.gin',
+  ],
+  package_dir={'calm_jax.configs.gin': 'gin'},
   package_data={
+    'calm_jax.configs.gin': ['**/*.gin'],
     'calm_jax': ['pretrained/**/*', 'report/*.html.jinja'],
   },
   install_requires=_CORE,
