@@ -133,8 +133,9 @@ def train_vocabulary(
     )
   except RuntimeError as error:
     raise errors.ConfigError(
-      f'The training text must allow {vocab_size} pieces: {error}. Choose'
-      ' another vocabulary size.'
+      f'The training text must allow a vocabulary of {vocab_size} pieces.'
+      # Past the place in the C++ source.
+      f' SentencePiece says: {str(error).split("] ")[-1]}'
     ) from error
   _write_atomically(pathlib.Path(path), model.getvalue())
 

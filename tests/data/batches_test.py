@@ -1,0 +1,244 @@
+"""Tests of token arrays and of the resumable stream of batches."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from calm_jax import errors
+from calm_jax.data import batches, corpus
+
+_KEYS = [
+  'encoder_input_tokens',
+  'decoder_input_tokens',
+  'decoder_target_tokens',
+  'decoder_loss_weights',
+]
+
+
+@pytest.fixture(scope='module')
+def examples(tokenizer, source, cache_dir):
+  return batches.tokenize(
+    corpus.load_corpus(
+      'docstring_restoration', 'train', source=source, cache_dir=cache_dir
+    ),
+    tokenizer,
+  )
+
+
+def _made_up(lengths) -> batches.TokenizedExamples:
+  """Rows that can be told apart: row i holds the token 10 + i."""
+  rows = tuple(
+    np.array([10 + i] * (length - 1) + [1], np.int32)
+    for i, length in enumerate(lengths)
+  )
+  ids = tuple(f'{i:016x}' for i in range(len(rows)))
+  return batches.TokenizedExamples(ids, rows, rows, truncated=0)
+
+
+def _row_numbers(batch) -> list[int]:
+  return (batch['encoder_input_tokens'][:, 0] - 10).tolist()
+
+
+def _assert_same(first, second):
+  assert sorted(first) == sorted(second)
+  for key in first:
+    np.testing.assert_array_equal(first[key], second[key])
+
+
+def test_to_batch_by_hand():
+  batch = batches.to_batch(
+    [np.array([7, 8, 5, 1]), np.array([8, 1])],
+    [np.array([3, 9, 1]), np.array([4, 1])],
+    inputs_length=5,
+    targets_length=3,
+    batch_size=3,
+  )
+  expected = [
+    [[7, 8, 5, 1, 0], [8, 1, 0, 0, 0], [0, 0, 0, 0, 0]],
+    [[0, 3, 9], [0, 4, 1], [0, 0, 0]],
+    [[3, 9, 1], [4, 1, 0], [0, 0, 0]],
+    [[1, 1, 1], [1, 1, 0], [0, 0, 0]],
+  ]
+  for key, value in zip(_KEYS, expected, strict=True):
+    np.testing.assert_array_equal(batch[key], value)
+  assert [batch[key].dtype for key in _KEYS] == [np.int32] * 3 + [np.float32]
+
+
+def test_tokenize_appends_eos_after_truncation(tokenizer):
+  ids = tokenizer.encode('the window of the server')
+  text = [corpus.Example('0' * 16, 'the window of the server', 'the window')]
+  whole = batches.tokenize(text, tokenizer)
+  assert whole.inputs[0].tolist() == [*ids, 1]
+  assert whole.truncated == 0
+  exact = {'inputs': len(ids) + 1, 'targets': 64}
+  assert batches.tokenize(text, tokenizer, exact).truncated == 0
+  cut = batches.tokenize(text, tokenizer, {'inputs': len(ids), 'targets': 64})
+  assert cut.inputs[0].tolist() == [*ids[:-1], 1]
+  assert cut.truncated == 1
+
+
+def test_an_epoch_visits_each_example_once():
+  lengths = [5] * 40 + [20] * 24 + [8] * 8
+  stream = batches.Batches(
+    _made_up(lengths), batch_size=8, boundaries=(10, 20), seed=3
+  )
+  assert len(stream) == 9
+  epochs = []
+  for epoch in range(2):
+    seen = []
+    for step in range(9 * epoch, 9 * epoch + 9):
+      batch = stream.batch_at(step)
+      rows = _row_numbers(batch)
+      longest = max(lengths[i] for i in rows)
+      length = batch['encoder_input_tokens'].shape[1]
+      assert length == (10 if longest <= 10 else 20)
+      assert all((lengths[i] <= 10) == (length == 10) for i in rows)
+      seen.extend(rows)
+    assert sorted(seen) == list(range(72))
+    epochs.append(seen)
+  assert epochs[0] != epochs[1]
+
+
+def test_rows_that_fill_no_batch_change_with_the_epoch():
+  stream = batches.Batches(_made_up([5] * 11), batch_size=4, boundaries=(10,))
+  seen = [
+    frozenset(
+      _row_numbers(stream.batch_at(i)) + _row_numbers(stream.batch_at(j))
+    )
+    for i, j in ((0, 1), (2, 3), (4, 5), (6, 7))
+  ]
+  assert all(len(rows) == 8 for rows in seen)
+  assert frozenset.union(*seen) == frozenset(range(11))
+
+
+def test_a_resumed_run_sees_the_same_batches(examples):
+  def make():
+    return batches.Batches(
+      examples,
+      batch_size=16,
+      seed=5,
+      boundaries=(32, 64),
+      short_first_steps=9,
+      copy_warmup=batches.CopyWarmup(steps=4),
+      vocab_size=350,
+    )
+
+  one = make()
+  uninterrupted = [one.batch_at(step) for step in range(80)]
+  assert len(one) < 60
+  for start in (0, 3, 4, 8, 9, 40, 79):
+    resumed = list(itertools.islice(make().starting_at(start), 80 - start))
+    assert [step for step, _ in resumed] == list(range(start, 80))
+    for step, batch in resumed:
+      _assert_same(batch, uninterrupted[step])
+  # Asking backwards makes no difference either.
+  for step in reversed(range(80)):
+    _assert_same(one.batch_at(step), uninterrupted[step])
+
+
+def test_another_seed_gives_another_order(examples):
+  first = batches.Batches(examples, batch_size=16, seed=0).batch_at(0)
+  second = batches.Batches(examples, batch_size=16, seed=1).batch_at(0)
+  assert first['encoder_input_tokens'].tobytes() != (
+    second['encoder_input_tokens'].tobytes()
+  )
+
+
+def test_short_sentences_first():
+  stream = batches.Batches(
+    _made_up([5] * 16 + [20] * 160),
+    batch_size=8,
+    boundaries=(10, 20),
+    short_first_steps=6,
+  )
+  lengths = [
+    stream.batch_at(step)['encoder_input_tokens'].shape[1]
+    for step in range(6 + len(stream))
+  ]
+  assert lengths[:6] == [10] * 6
+  assert sorted(lengths[6:]) == [10] * 2 + [20] * 20
+
+
+def test_copy_warmup(examples):
+  warmup = batches.CopyWarmup(
+    steps=50, min_tokens=2, max_tokens=5, first_token=259
+  )
+  stream = batches.Batches(
+    examples, batch_size=32, copy_warmup=warmup, vocab_size=350
+  )
+  plain = batches.Batches(examples, batch_size=32)
+  counts, tokens = set(), set()
+  for step in range(50):
+    batch = stream.batch_at(step)
+    inputs = batch['encoder_input_tokens']
+    assert inputs.shape == (32, 24)
+    np.testing.assert_array_equal(inputs, batch['decoder_target_tokens'])
+    assert ((inputs == 1).sum(axis=1) == 1).all()
+    counts.update((inputs > 1).sum(axis=1).tolist())
+    tokens.update(inputs[inputs > 1].tolist())
+  assert counts == {2, 3, 4, 5}
+  assert (min(tokens), max(tokens)) == (259, 349)
+  _assert_same(stream.batch_at(50), plain.batch_at(0))
+
+
+def test_eval_batches_keep_the_order_and_fill_up(examples):
+  found = list(batches.eval_batches(examples, 32))
+  assert [count for _, count in found[:-1]] == [32] * (len(found) - 1)
+  assert sum(count for _, count in found) == len(examples)
+  rows = []
+  for batch, count in found:
+    assert batch['encoder_input_tokens'].shape == (32, 64)
+    assert batch['decoder_loss_weights'][count:].sum() == 0
+    rows.extend(batch['decoder_target_tokens'][:count])
+  for row, target in zip(rows, examples.targets, strict=True):
+    assert row[row > 0].tolist() == target.tolist()
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'batch_size': 0}, 'at least 1, got 0'),
+    ({'boundaries': (40, 24)}, 'must ascend'),
+    ({'boundaries': ()}, 'must ascend'),
+    ({'boundaries': (4,)}, 'the longest row of 6'),
+    ({'copy_warmup': batches.CopyWarmup(1)}, 'needs a vocab_size'),
+    (
+      {'copy_warmup': batches.CopyWarmup(1), 'vocab_size': 259},
+      'above its first token 259, got 259',
+    ),
+    (
+      {'copy_warmup': batches.CopyWarmup(1, 9, 8), 'vocab_size': 400},
+      'min_tokens <= max_tokens',
+    ),
+  ],
+)
+def test_bad_settings_are_told(settings, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    batches.Batches(_made_up([6] * 8), **{'batch_size': 4} | settings)
+
+
+def test_too_few_examples_are_told():
+  with pytest.raises(errors.DataError, match='at least one full batch of 4'):
+    batches.Batches(_made_up([6] * 3 + [30] * 3), batch_size=4)
+  with pytest.raises(errors.DataError, match='full batch'):
+    batches.Batches(
+      _made_up([6] * 3 + [30] * 9), batch_size=4, short_first_steps=2
+    )
+
+
+def test_arrays_need_neither_tensorflow_nor_jax():
+  code = (
+    'import sys\n'
+    'for name in ("tensorflow", "seqio", "jax", "flax"):\n'
+    '  sys.modules[name] = None\n'
+    'from calm_jax.data import batches, seqio_tasks, vocabulary\n'
+    'tokenizer = vocabulary.default_tokenizer()\n'
+    'print(tokenizer.decode(tokenizer.encode("It works.")))\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert done.stdout == 'It works.\n', done.stderr
