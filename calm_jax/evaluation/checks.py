@@ -1,0 +1,81 @@
+"""Refuses an evaluation that would prove nothing.
+
+Before `evaluate` computes anything: a threshold belongs to one model and one
+configuration, and its guarantee is tested on unseen examples only.
+"""
+
+from collections.abc import Sequence
+
+from calm_jax import contracts, errors
+from calm_jax.evaluation import timing
+
+# What the calibrated threshold depends on, as `calibration.provenance` has it.
+_SAME = (
+  'task',
+  'measure',
+  'threshold_schedule',
+  'decode_mode',
+  'model_digest',
+  'config_digest',
+)
+
+
+def check_same_system(
+  manifest: contracts.Manifest, calibration: contracts.CalibrationResult
+) -> None:
+  """Raises a DataError if something else was calibrated than is tested."""
+  for name in _SAME:
+    tested, calibrated = getattr(manifest, name), calibration.dump.get(name)
+    if tested != calibrated:
+      raise errors.DataError(
+        f'The test dump must have the same {name} as the calibration, got'
+        f' {tested!r} in the test dump and {calibrated!r} in the calibration;'
+        ' dump both splits with one model and one configuration.'
+      )
+
+
+def check_unseen(
+  manifest: contracts.Manifest,
+  data: contracts.Dump,
+  calibration: contracts.CalibrationResult,
+  calibration_ids: Sequence[str] | None,
+) -> None:
+  """Raises a DataError if a test example may have been calibrated on."""
+  if calibration_ids is None:
+    if manifest.split == calibration.dump.get('split'):
+      raise errors.DataError(
+        f'The calibration and the test dump are both of the split'
+        f' {manifest.split!r}; evaluate on another split, or give the ids of'
+        ' the calibration examples to show that they are others.'
+      )
+    return
+  ids = data.example_ids.tolist()
+  seen = set(map(str, calibration_ids))
+  if shared := [name for name in ids if name in seen]:
+    raise errors.DataError(
+      f'{len(shared)} of the {len(ids)} test examples were used for the'
+      f' calibration, as {shared[:3]}; a guarantee is tested on unseen'
+      ' examples only, so dump a split that shares none.'
+    )
+
+
+def check_timings(
+  timings: timing.Timings, calibration: contracts.CalibrationResult
+) -> None:
+  """Raises a DataError if another threshold was timed."""
+  if timings.calibrated.threshold != calibration.threshold:
+    raise errors.DataError(
+      f'The timings must be of the calibrated threshold'
+      f' {calibration.threshold}, got {timings.calibrated.threshold}.'
+    )
+
+
+def column_of(manifest: contracts.Manifest, threshold: float) -> int:
+  """Returns where the threshold stands in the dump's grid."""
+  if threshold in manifest.thresholds:
+    return manifest.thresholds.index(threshold)
+  raise errors.DataError(
+    f'The test dump must include the calibrated threshold {threshold}, but it'
+    f' has {list(manifest.thresholds)}; dump the test split at 1.0 and'
+    f' {threshold}.'
+  )

@@ -1,0 +1,150 @@
+"""What a calibrated threshold is worth on the test split.
+
+    test Manifest and Dump, CalibrationResult, Timings -> EvaluationResult
+
+The consistency is measured as it was calibrated, on examples that the
+calibration has not seen. NumPy and SciPy only.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from calm_jax import contracts, errors, text_metrics
+from calm_jax.calibration import risks
+from calm_jax.dump import reader
+from calm_jax.evaluation import bounds, checks, samples, timing
+
+_DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
+
+
+def evaluate(
+  dump: _DumpOrDirectory,
+  calibration: contracts.CalibrationResult,
+  timings: timing.Timings,
+  pieces: Callable[[np.ndarray], list[str]],
+  baselines: Mapping[str, Sequence[str]] | None = None,
+  calibration_ids: Sequence[str] | None = None,
+  num_samples: int = 8,
+) -> contracts.EvaluationResult:
+  """Compares the calibrated with the full model.
+
+  Args:
+    dump: of the test split, a directory or what `reader.read_dump` gave. Its
+      thresholds include 1.0 and the calibrated one.
+    calibration: of the same model and configuration.
+    timings: of both systems, measured in one run.
+    pieces: [n] token ids to n pieces as the tokenizer spells them, `▁` before
+      a word.
+    baselines: name -> [N] texts of a trivial system, in the dump's order.
+    calibration_ids: ids of the calibration examples, to prove that the test
+      examples are others. Without them, the splits must have other names.
+    num_samples: at most so many outputs are shown.
+
+  Raises:
+    DataError: the dump, the calibration and the timings do not belong
+      together, or an example was used for the calibration.
+    ConfigError: the metric or consistency is unknown.
+  """
+  manifest, data = dump if isinstance(dump, tuple) else reader.read_dump(dump)
+  checks.check_same_system(manifest, calibration)
+  checks.check_unseen(manifest, data, calibration, calibration_ids)
+  checks.check_timings(timings, calibration)
+  column = checks.column_of(manifest, calibration.threshold)
+  # Cached, because losses, quality and baselines score the same pairs.
+  compare = functools.cache(text_metrics.get_metric(calibration.metric))
+  ids = data.example_ids
+  losses = risks.get_consistency(calibration.consistency)(compare).losses(
+    data.predictions, data.references, ids
+  )
+  scores = risks.score(compare, data.predictions, data.references, ids)
+  curve = _curve(manifest, data, losses, scores)
+  return contracts.EvaluationResult(
+    task=manifest.task,
+    split=manifest.split,
+    metric=calibration.metric,
+    tolerance=calibration.tolerance,
+    failure_prob=calibration.failure_prob,
+    consistency=calibration.consistency,
+    num_examples=data.num_examples,
+    baselines=_baselines(compare, data, baselines or {}),
+    full=_system(curve[0], losses[:, 0], timings.full),
+    calibrated=_system(curve[column], losses[:, column], timings.calibrated),
+    speedup=timings.speedup,
+    batch_size=timings.batch_size,
+    machine=timings.machine,
+    curve=curve,
+    samples=samples.choose(data, column, pieces, num_samples),
+    layer_histogram=layer_histogram(
+      data.num_layers_used[:, column], manifest.num_decoder_layers
+    ),
+  )
+
+
+def layer_histogram(
+  num_layers_used: np.ndarray, num_layers: int
+) -> tuple[int, ...]:
+  """Counts tokens by the layers they used.
+
+  Args:
+    num_layers_used: any shape, 1..L, 0 where there is no token.
+    num_layers: L.
+
+  Returns:
+    [L], tokens that used 1..L layers.
+  """
+  counts = np.bincount(num_layers_used.ravel(), minlength=num_layers + 1)
+  return tuple(counts[1:].tolist())
+
+
+def _curve(
+  manifest: contracts.Manifest,
+  data: contracts.Dump,
+  losses: np.ndarray,
+  scores: np.ndarray,
+) -> tuple[contracts.CurvePoint, ...]:
+  columns = (
+    manifest.thresholds,
+    losses.mean(axis=0).tolist(),
+    scores.mean(axis=0).tolist(),
+    data.mean_layers().tolist(),
+  )
+  return tuple(
+    contracts.CurvePoint(*point) for point in zip(*columns, strict=True)
+  )
+
+
+def _system(
+  point: contracts.CurvePoint, losses: np.ndarray, measured: timing.Timing
+) -> contracts.SystemRow:
+  # The full model's loss against itself is 0 by definition, not by sampling.
+  is_full = point.threshold == 1.0
+  return contracts.SystemRow(
+    threshold=point.threshold,
+    mean_loss=point.mean_loss,
+    loss_upper_95=0.0 if is_full else bounds.mean_loss_upper_bound(losses),
+    mean_metric=point.mean_metric,
+    mean_layers=point.mean_layers,
+    ms_per_token=measured.ms_per_token,
+    tokens_timed=measured.tokens_timed,
+  )
+
+
+def _baselines(
+  compare: text_metrics.Metric,
+  data: contracts.Dump,
+  baselines: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
+  means = {}
+  for name, texts in baselines.items():
+    if len(texts) != data.num_examples:
+      raise errors.DataError(
+        f'The baseline {name!r} must have one text for each of the'
+        f' {data.num_examples} examples, got {len(texts)}.'
+      )
+    column = np.array([str(text) for text in texts])[:, None]
+    scores = risks.score(compare, column, data.references, data.example_ids)
+    means[name] = float(scores.mean())
+  return means
