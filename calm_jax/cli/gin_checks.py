@@ -6,7 +6,7 @@ word, and fails long after, or never.
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import gin
@@ -80,10 +80,15 @@ def _fits(value: Any, default: Any) -> bool:
   return type(value) is type(default)
 
 
-def check_macros_are_used(names: set[str]) -> None:
-  """Raises ConfigError for a macro among `names` that nothing refers to."""
+def check_macros_are_used(
+  names: set[str], stage_macros: Set[str] = frozenset()
+) -> None:
+  """Raises ConfigError for a macro among `names` that nothing refers to.
+
+  `stage_macros` are read by the stage itself.
+  """
   references = gin.config.iterate_references(gin.config._CONFIG)
-  used = {_macro_of(x) for x in references if _is_macro(x)}
+  used = {_macro_of(x) for x in references if _is_macro(x)} | stage_macros
   for name in sorted(names - used):
     known = sorted(used)
     near = difflib.get_close_matches(name, known, n=1)

@@ -12,7 +12,7 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, NoReturn
 
 import gin
@@ -42,6 +42,7 @@ def parse(
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
   search_paths: str = '.',
+  stage_macros: Set[str] = frozenset(),
 ) -> None:
   """Replaces gin's configuration by files and then bindings.
 
@@ -50,6 +51,7 @@ def parse(
     gin_bindings: 'NAME = VALUE' each.
     search_paths: comma-separated folders; also put on sys.path, so that gin
       files may import the user's modules.
+    stage_macros: macros that the stage reads itself, so they count as used.
 
   Raises:
     ConfigError: a file is missing; a binding is not a gin value; a name is
@@ -72,7 +74,7 @@ def parse(
     path = find_file(name, folders)
     if not path.resolve().is_relative_to(gin_root() / 'gin'):
       user_names |= gin_checks.macro_names(path.read_text(encoding='utf-8'))
-  gin_checks.check_macros_are_used(user_names)
+  gin_checks.check_macros_are_used(user_names, stage_macros)
 
 
 def absolute_path_macro(name: str) -> pathlib.Path:
@@ -150,7 +152,8 @@ def find_file(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path:
 def _parse_file(name: str, folders: Sequence[pathlib.Path]) -> None:
   path = find_file(name, folders)
   try:
-    gin.parse_config_file(str(path))
+    # Absolute, or gin would look for it below the search paths.
+    gin.parse_config_file(str(path.absolute()))
   except OSError as error:
     message = str(error).partition('. Searched')[0]
     raise errors.ConfigError(

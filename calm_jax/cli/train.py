@@ -30,11 +30,11 @@ def run(args) -> None:
     )
   import gin
 
-  from calm_jax.cli import gin_setup
+  from calm_jax.cli import gin_setup, native_logs
   from calm_jax.json_records import write_bytes_atomically
 
+  native_logs.import_tensorflow(verbose=args.v > 0)
   gin_setup.parse(args.gin_file, args.gin_bindings, args.gin_search_paths)
-  # Gin's files have imported JAX by now, or will not train.
   from calm_jax.training import loop
 
   train = gin_setup.configured(loop.train)

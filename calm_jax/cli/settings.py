@@ -1,0 +1,110 @@
+"""Settings of a stage: a flag, a gin macro or a default, in this order.
+
+`--tolerance=0.1` and `--gin.TOLERANCE=0.1` mean the same. Without gin files
+nothing but gin itself is imported, so the NumPy stages stay light.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from calm_jax import errors
+from calm_jax.cli import flags
+
+REQUIRED = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One setting.
+
+  Attributes:
+    name: of the flag, and the key in what `settle` returns.
+    macro: gin macro that sets it where the flag is absent.
+    kind: float, int or str.
+    default: `REQUIRED` if there is none.
+    help: one line.
+  """
+
+  name: str
+  macro: str
+  kind: type
+  default: Any
+  help: str
+
+  def check(self, value: Any) -> Any:
+    """The macro's value as `kind`.
+
+    Raises:
+      ConfigError: it is of another type.
+    """
+    if value is None and self.default is None:
+      return None
+    if self.kind is float and type(value) is int:
+      return float(value)
+    if type(value) is not self.kind:
+      raise errors.ConfigError(
+        f'{self.macro} must be of type {self.kind.__name__}, got {value!r}.'
+      )
+    return value
+
+
+def add_flags(parser: flags.Parser, settings: Sequence[Setting]) -> None:
+  """Adds a flag per setting."""
+  for setting in settings:
+    text = setting.help
+    if setting.default is REQUIRED:
+      text += ' (required)'
+    elif setting.default is not None:
+      text += f' (default {setting.default})'
+    parser.add_argument(
+      f'--{setting.name}',
+      type=setting.kind,
+      metavar=setting.kind.__name__.upper(),
+      help=text.replace('%', '%%'),
+    )
+
+
+def settle(
+  args: argparse.Namespace, settings: Sequence[Setting]
+) -> argparse.Namespace:
+  """Values of all settings, by name.
+
+  Raises:
+    ConfigError: required settings are missing (all are named), a macro has
+      another type, or gin's files and bindings are wrong.
+  """
+  macros = _macros(args, settings)
+  values = argparse.Namespace()
+  missing = []
+  for setting in settings:
+    value = getattr(args, setting.name)
+    if value is None and setting.macro in macros:
+      value = setting.check(macros[setting.macro])
+    elif value is None:
+      value = setting.default
+    if value is REQUIRED:
+      missing.append(setting)
+    setattr(values, setting.name, value)
+  if missing:
+    names = ', '.join(f'--{x.name}' for x in missing)
+    explained = '; '.join(f'--{x.name}: {x.help}' for x in missing)
+    raise errors.ConfigError(f'Missing {names}. {explained}.')
+  return values
+
+
+def _macros(
+  args: argparse.Namespace, settings: Sequence[Setting]
+) -> dict[str, Any]:
+  if not (args.gin_file or args.gin_bindings):
+    return {}
+  from calm_jax.cli import gin_checks, gin_setup
+
+  gin_setup.parse(
+    args.gin_file,
+    args.gin_bindings,
+    args.gin_search_paths,
+    stage_macros={x.macro for x in settings},
+  )
+  return gin_checks.macro_values()

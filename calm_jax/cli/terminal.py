@@ -1,0 +1,116 @@
+"""Text whose pieces carry a number of layers, for a terminal or a pipe.
+
+Below `calm generate` and `calm demo`. Pure functions: strings in, strings out.
+Generated text is untrusted; what a terminal would obey is shown, not sent.
+"""
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+_RESET = '\x1b[0m'
+_WORD_START = '\u2581'  # SentencePiece's mark, ▁
+
+# Background colours of xterm's 256, light to dark as in a heat map, and the
+# text colour that can be read on each.
+_SCALE = (
+  (230, 16),
+  (229, 16),
+  (222, 16),
+  (215, 16),
+  (208, 16),
+  (202, 16),
+  (160, 231),
+  (88, 231),
+)
+
+
+def wants_color(
+  stream: TextIO, environment: Mapping[str, str] = os.environ
+) -> bool:
+  """Whether to colour: a terminal, and no NO_COLOR (https://no-color.org)."""
+  if environment.get('NO_COLOR'):
+    return False
+  if environment.get('TERM') == 'dumb':
+    return False
+  return stream.isatty()
+
+
+def escape(text: str) -> str:
+  """Makes control characters visible, as \\x1b, and so harmless.
+
+  Control (C0, C1), format (bidirectional marks, zero-width characters),
+  surrogate and private-use characters, and line separators, become escapes.
+  """
+  return ''.join(_escaped(x) if _is_unsafe(x) else x for x in text)
+
+
+def _is_unsafe(character: str) -> bool:
+  return unicodedata.category(character) in (
+    'Cc',
+    'Cf',
+    'Cs',
+    'Co',
+    'Zl',
+    'Zp',
+  )
+
+
+def _escaped(character: str) -> str:
+  code = ord(character)
+  if code < 0x100:
+    return f'\\x{code:02x}'
+  return f'\\u{code:04x}' if code < 0x10000 else f'\\U{code:08x}'
+
+
+def _shown(pieces: Sequence[str]) -> list[str]:
+  """Pieces as read: word marks are spaces, but for the first one's."""
+  texts = [escape(piece).replace(_WORD_START, ' ') for piece in pieces]
+  if texts:
+    texts[0] = texts[0].removeprefix(' ')
+  return texts
+
+
+def color_of(num_layers_used: int, num_layers: int) -> str:
+  """The escape sequence for 1..num_layers layers; more layers are darker."""
+  if not 1 <= num_layers_used <= num_layers:
+    raise ValueError(
+      f'num_layers_used must be in 1..{num_layers}, got {num_layers_used}'
+    )
+  place = (num_layers_used - 1) / max(num_layers - 1, 1)
+  background, text = _SCALE[round(place * (len(_SCALE) - 1))]
+  return f'\x1b[48;5;{background}m\x1b[38;5;{text}m'
+
+
+def colored(
+  pieces: Sequence[str], num_layers_used: Sequence[int], num_layers: int
+) -> str:
+  """The text with each piece on the colour of its layers.
+
+  Args:
+    pieces: SentencePiece pieces, with their word marks.
+    num_layers_used: layers of each piece, 1..num_layers.
+    num_layers: decoder layers of the model.
+  """
+  return ''.join(
+    f'{color_of(used, num_layers)}{text}{_RESET}'
+    for text, used in zip(_shown(pieces), num_layers_used, strict=True)
+  )
+
+
+def plain(pieces: Sequence[str], num_layers_used: Sequence[int]) -> str:
+  """`piece/layers` joined by spaces, for pipes and files."""
+  return ' '.join(
+    f'{escape(piece)}/{used}'
+    for piece, used in zip(pieces, num_layers_used, strict=True)
+  )
+
+
+def legend(num_layers: int) -> str:
+  """One line that shows the colour of each number of layers."""
+  numbers = ''.join(
+    f'{color_of(used, num_layers)} {used} {_RESET}'
+    for used in range(1, num_layers + 1)
+  )
+  return f'layers used: {numbers}'
