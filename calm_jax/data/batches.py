@@ -1,113 +1,18 @@
-"""Token arrays and training batches from examples, in NumPy alone.
+"""Training and evaluation batches from token arrays, in NumPy alone.
 
-Between the corpus and the training loop. A batch is a function of (seed, step):
+Between `arrays` and the training loop. A batch is a function of (seed, step):
 a run resumed at any step sees exactly what an uninterrupted one sees. Examples
 are grouped by length into a few buckets, so a program compiles for few shapes
 and computes little padding.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.data import corpus, vocabulary
-
-TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 64}
-
-Batch = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizedExamples:
-  """Examples as token rows.
-
-  Attributes:
-    example_ids: [N] ids.
-    inputs: N int32 rows, each with its EOS, without padding.
-    targets: N int32 rows, each with its EOS, without padding.
-    truncated: how many rows lost tokens to the feature lengths.
-  """
-
-  example_ids: tuple[str, ...]
-  inputs: tuple[np.ndarray, ...]
-  targets: tuple[np.ndarray, ...]
-  truncated: int
-
-  def __len__(self) -> int:
-    return len(self.example_ids)
-
-
-def tokenize(
-  examples: Sequence[corpus.Example],
-  tokenizer: vocabulary.Tokenizer,
-  lengths: dict[str, int] = TASK_FEATURE_LENGTHS,
-) -> TokenizedExamples:
-  """Encodes, appends EOS and truncates as `seqio.preprocessors` does.
-
-  A truncated row keeps its EOS, as `append_eos_after_trim` makes it.
-  """
-  inputs, cut_inputs = _rows(
-    [x.inputs for x in examples], tokenizer, lengths['inputs']
-  )
-  targets, cut_targets = _rows(
-    [x.targets for x in examples], tokenizer, lengths['targets']
-  )
-  return TokenizedExamples(
-    tuple(x.example_id for x in examples),
-    inputs,
-    targets,
-    truncated=cut_inputs + cut_targets,
-  )
-
-
-def _rows(
-  texts: list[str], tokenizer: vocabulary.Tokenizer, length: int
-) -> tuple[tuple[np.ndarray, ...], int]:
-  encoded = tokenizer.encode_batch(texts)
-  rows = tuple(
-    np.array(row[: length - 1] + [vocabulary.EOS_ID], np.int32)
-    for row in encoded
-  )
-  return rows, sum(len(row) >= length for row in encoded)
-
-
-def to_batch(
-  inputs: Sequence[np.ndarray],
-  targets: Sequence[np.ndarray],
-  *,
-  inputs_length: int,
-  targets_length: int,
-  batch_size: int | None = None,
-) -> Batch:
-  """Pads rows into T5X's arrays; missing rows up to `batch_size` stay empty.
-
-  Returns:
-    encoder_input_tokens [batch, inputs_length], decoder_target_tokens,
-    decoder_input_tokens (targets shifted right, 0 first) and
-    decoder_loss_weights (float32, 1 where there is a target), each
-    [batch, targets_length].
-  """
-  batch_size = batch_size or len(inputs)
-  target_tokens = _pad(targets, batch_size, targets_length)
-  input_tokens = np.zeros_like(target_tokens)
-  input_tokens[:, 1:] = target_tokens[:, :-1]
-  return {
-    'encoder_input_tokens': _pad(inputs, batch_size, inputs_length),
-    'decoder_input_tokens': input_tokens,
-    'decoder_target_tokens': target_tokens,
-    'decoder_loss_weights': (target_tokens > 0).astype(np.float32),
-  }
-
-
-def _pad(
-  rows: Sequence[np.ndarray], batch_size: int, length: int
-) -> np.ndarray:
-  padded = np.zeros((batch_size, length), np.int32)
-  for i, row in enumerate(rows):
-    padded[i, : len(row)] = row
-  return padded
+from calm_jax.data import arrays, corpus, tasks, vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +43,14 @@ class Batches:
   epoch.
 
   Example:
-    batches = Batches(tokenize(examples, tokenizer), batch_size=64, seed=0)
+    examples = load_tokenized('docstring_restoration', 'train')
+    batches = Batches(examples, batch_size=64, seed=0)
     for step, batch in batches.starting_at(step): ...
   """
 
   def __init__(
     self,
-    examples: TokenizedExamples,
+    examples: arrays.TokenizedExamples,
     *,
     batch_size: int,
     seed: int = 0,
@@ -201,7 +107,7 @@ class Batches:
     """Batches per epoch after the curriculum's first steps."""
     return self._batches_per_epoch(short_only=False)
 
-  def batch_at(self, step: int) -> Batch:
+  def batch_at(self, step: int) -> arrays.Batch:
     """The batch of `step` (0 is the first), whatever was asked before."""
     if step < self._copy_warmup.steps:
       return self._copy_batch(step)
@@ -213,14 +119,14 @@ class Batches:
     epoch, place = divmod(step, self._batches_per_epoch(short_only))
     bucket, rows = self._plan(epoch, short_only)[place]
     length = self.boundaries[bucket]
-    return to_batch(
+    return arrays.to_batch(
       [self._examples.inputs[i] for i in rows],
       [self._examples.targets[i] for i in rows],
       inputs_length=length,
       targets_length=length,
     )
 
-  def starting_at(self, step: int = 0) -> Iterator[tuple[int, Batch]]:
+  def starting_at(self, step: int = 0) -> Iterator[tuple[int, arrays.Batch]]:
     """Endless (step, batch) pairs from `step` on."""
     while True:
       yield step, self.batch_at(step)
@@ -244,7 +150,7 @@ class Batches:
       self._cached_plan = (key, [plan[i] for i in order])
     return self._cached_plan[1]
 
-  def _copy_batch(self, step: int) -> Batch:
+  def _copy_batch(self, step: int) -> arrays.Batch:
     warmup = self._copy_warmup
     # A third number of its own keeps this stream apart from every epoch's.
     random = np.random.default_rng((self._seed, step, 2))
@@ -261,11 +167,13 @@ class Batches:
     length = self.boundaries[
       np.searchsorted(self.boundaries, warmup.max_tokens + 1)
     ]
-    return to_batch(rows, rows, inputs_length=length, targets_length=length)
+    return arrays.to_batch(
+      rows, rows, inputs_length=length, targets_length=length
+    )
 
 
 def _check(
-  examples: TokenizedExamples,
+  examples: arrays.TokenizedExamples,
   batch_size: int,
   boundaries: tuple[int, ...],
   warmup: CopyWarmup,
@@ -301,17 +209,17 @@ def _check(
 
 
 def eval_batches(
-  examples: TokenizedExamples,
+  examples: arrays.TokenizedExamples,
   batch_size: int,
-  lengths: dict[str, int] = TASK_FEATURE_LENGTHS,
-) -> Iterator[tuple[Batch, int]]:
+  lengths: Mapping[str, int] = arrays.TASK_FEATURE_LENGTHS,
+) -> Iterator[tuple[arrays.Batch, int]]:
   """Batches in order, all of one shape, each with its count of real rows.
 
   The last batch is filled up with empty rows, which weigh nothing.
   """
   for start in range(0, len(examples), batch_size):
     rows = slice(start, start + batch_size)
-    batch = to_batch(
+    batch = arrays.to_batch(
       examples.inputs[rows],
       examples.targets[rows],
       inputs_length=lengths['inputs'],
@@ -326,9 +234,9 @@ def load_tokenized(
   split: str,
   *,
   tokenizer: vocabulary.Tokenizer | None = None,
-  lengths: dict[str, int] = TASK_FEATURE_LENGTHS,
+  lengths: Mapping[str, int] = arrays.TASK_FEATURE_LENGTHS,
   max_examples: int | None = None,
-) -> TokenizedExamples:
+) -> arrays.TokenizedExamples:
   """Tokenized examples of the cached corpus, for training or evaluation.
 
   Args:
@@ -338,14 +246,12 @@ def load_tokenized(
     lengths: greatest number of tokens of inputs and targets, EOS included.
     max_examples: keep the first ones only, which are a random sample.
   """
-  from calm_jax.data import tasks
-
   examples = [
     example
     for task in tasks.task_names(task_or_mixture)
     for example in corpus.load_corpus(task, split)
   ]
   examples = sorted(examples, key=lambda x: x.example_id)[:max_examples]
-  return tokenize(
+  return arrays.tokenize(
     examples, tokenizer or vocabulary.default_tokenizer(), lengths
   )

@@ -151,6 +151,8 @@ def build_corpus(directory: pathlib.Path, source: Source) -> None:
     folder = tempfile.mkdtemp(dir=directory.parent, prefix='corpus-tmp-')
     try:
       _write(pathlib.Path(folder), examples, source, extract)
+      # mkdtemp's folders are private; a cache may be shared.
+      os.chmod(folder, 0o755)
       _publish(folder, directory)
     finally:
       shutil.rmtree(folder, ignore_errors=True)

@@ -70,9 +70,14 @@ def extract(
       total=len(files), desc='Reading docstrings', unit='file'
     ) as progress,
   ):
-    for chunk, part in zip(chunks, pool.map(_run_worker, chunks), strict=True):
-      parts.append(part)
-      progress.update(len(chunk))
+    try:
+      results = pool.map(_run_worker, chunks)
+      for chunk, part in zip(chunks, results, strict=True):
+        parts.append(part)
+        progress.update(len(chunk))
+    finally:
+      # Ctrl-C and a failed chunk need not wait for all the others.
+      pool.shutdown(wait=False, cancel_futures=True)
   return Extract(
     sentences=tuple(x for part in parts for x in part['sentences']),
     summaries=tuple((a, b) for part in parts for a, b in part['summaries']),
@@ -85,7 +90,8 @@ def _run_worker(chunk: Sequence[pathlib.Path]) -> dict:
   package_parent = pathlib.Path(__file__).parents[2]
   search_path = [str(package_parent), os.environ.get('PYTHONPATH', '')]
   done = subprocess.run(
-    [sys.executable, '-m', 'calm_jax.data.docstrings'],
+    # -P: nothing that lies in the current folder may stand in for a module.
+    [sys.executable, '-P', '-m', 'calm_jax.data.docstrings'],
     input=json.dumps([str(path) for path in chunk]),
     capture_output=True,
     encoding='utf-8',

@@ -118,4 +118,6 @@ def summary_of(docstring: str) -> tuple[str, str] | None:
     return None
   lines = [line for block in rest for line in block]
   text = _SPACE.sub(' ', ' '.join(lines)).strip()
-  return text[:_MAX_REST_CHARACTERS], target
+  # Source code can spell half a surrogate pair, which no UTF-8 file can hold.
+  text = text[:_MAX_REST_CHARACTERS].encode('utf-8', 'ignore').decode('utf-8')
+  return text, target

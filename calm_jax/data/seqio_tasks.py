@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.data import batches, corpus, splits, tasks, vocabulary
+from calm_jax.data import arrays, corpus, splits, tasks, vocabulary
 
 
 def register(
@@ -76,18 +76,18 @@ def seqio_batches(
   mixture_or_task_name: str,
   split: str = 'train',
   *,
-  task_feature_lengths: Mapping[str, int] = batches.TASK_FEATURE_LENGTHS,
+  task_feature_lengths: Mapping[str, int] = arrays.TASK_FEATURE_LENGTHS,
   batch_size: int,
   seed: int = 0,
   start_step: int = 0,
-) -> Iterator[batches.Batch]:
+) -> Iterator[arrays.Batch]:
   """Endless shuffled training batches of any registered task or mixture.
 
   The stream depends on `seed` alone, so a run resumed at `start_step` goes on
   as an uninterrupted one; the skipped batches are read and thrown away.
 
   Yields:
-    The arrays of `batches.to_batch`, padded to the feature lengths.
+    The arrays of `arrays.to_batch`, padded to the feature lengths.
 
   Raises:
     ConfigError: unknown task or mixture, or unknown split.
@@ -110,7 +110,7 @@ def seqio_batches(
   return map(_to_arrays, dataset.skip(start_step).as_numpy_iterator())
 
 
-def _to_arrays(features: Mapping[str, np.ndarray]) -> batches.Batch:
+def _to_arrays(features: Mapping[str, np.ndarray]) -> arrays.Batch:
   weights = features['decoder_loss_weights'].astype(np.float32)
   return {**features, 'decoder_loss_weights': weights}
 

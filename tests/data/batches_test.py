@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.data import batches, corpus
+from calm_jax.data import arrays, batches, corpus
 
 _KEYS = [
   'encoder_input_tokens',
@@ -20,7 +20,7 @@ _KEYS = [
 
 @pytest.fixture(scope='module')
 def examples(tokenizer, source, cache_dir):
-  return batches.tokenize(
+  return arrays.tokenize(
     corpus.load_corpus(
       'docstring_restoration', 'train', source=source, cache_dir=cache_dir
     ),
@@ -28,14 +28,14 @@ def examples(tokenizer, source, cache_dir):
   )
 
 
-def _made_up(lengths) -> batches.TokenizedExamples:
+def _made_up(lengths) -> arrays.TokenizedExamples:
   """Rows that can be told apart: row i holds the token 10 + i."""
   rows = tuple(
     np.array([10 + i] * (length - 1) + [1], np.int32)
     for i, length in enumerate(lengths)
   )
   ids = tuple(f'{i:016x}' for i in range(len(rows)))
-  return batches.TokenizedExamples(ids, rows, rows, truncated=0)
+  return arrays.TokenizedExamples(ids, rows, rows, truncated=0)
 
 
 def _row_numbers(batch) -> list[int]:
@@ -49,7 +49,7 @@ def _assert_same(first, second):
 
 
 def test_to_batch_by_hand():
-  batch = batches.to_batch(
+  batch = arrays.to_batch(
     [np.array([7, 8, 5, 1]), np.array([8, 1])],
     [np.array([3, 9, 1]), np.array([4, 1])],
     inputs_length=5,
@@ -70,12 +70,12 @@ def test_to_batch_by_hand():
 def test_tokenize_appends_eos_after_truncation(tokenizer):
   ids = tokenizer.encode('the window of the server')
   text = [corpus.Example('0' * 16, 'the window of the server', 'the window')]
-  whole = batches.tokenize(text, tokenizer)
+  whole = arrays.tokenize(text, tokenizer)
   assert whole.inputs[0].tolist() == [*ids, 1]
   assert whole.truncated == 0
   exact = {'inputs': len(ids) + 1, 'targets': 64}
-  assert batches.tokenize(text, tokenizer, exact).truncated == 0
-  cut = batches.tokenize(text, tokenizer, {'inputs': len(ids), 'targets': 64})
+  assert arrays.tokenize(text, tokenizer, exact).truncated == 0
+  cut = arrays.tokenize(text, tokenizer, {'inputs': len(ids), 'targets': 64})
   assert cut.inputs[0].tolist() == [*ids[:-1], 1]
   assert cut.truncated == 1
 

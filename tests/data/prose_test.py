@@ -102,6 +102,11 @@ def test_summary():
   )
 
 
+def test_half_a_surrogate_pair_is_left_out():
+  docstring = 'Reads one file from disk.\n\nUses \ud800 too.'
+  assert prose.summary_of(docstring)[0] == 'Uses  too.'
+
+
 @pytest.mark.parametrize(
   'docstring',
   [

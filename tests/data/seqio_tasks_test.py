@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.data import batches, corpus, seqio_tasks, splits, tasks
+from calm_jax.data import arrays, batches, corpus, seqio_tasks, splits, tasks
 
 seqio = pytest.importorskip('seqio')
 
@@ -35,7 +35,7 @@ def test_seqio_makes_the_arrays_of_batches(
     dataset_split=split,
   )
   from_seqio = list(dataset.as_numpy_iterator())
-  examples = batches.tokenize(
+  examples = arrays.tokenize(
     corpus.load_corpus(task, split, source=source, cache_dir=cache_dir),
     tokenizer,
     _LENGTHS,
@@ -58,7 +58,7 @@ def _take(count, **settings):
 
 
 def test_training_batches_have_our_keys_and_types():
-  expected = batches.to_batch(
+  expected = arrays.to_batch(
     [np.array([1])], [np.array([1])], inputs_length=64, targets_length=64
   )
   batch = _take(1)[0]
