@@ -1,6 +1,6 @@
 """Text in, token arrays out.
 
-  installed -> docstrings -> prose      which files; what they say; what is clean
+  installed -> docstrings -> prose      which files, what they say, clean text
   corpus (splits, tasks)                examples per task and split, on disk
   vocabulary                            SentencePiece, with or without seqio
   arrays -> batches                     T5X's arrays, training batches by step
