@@ -1,0 +1,10 @@
+"""Parameters on disk: Orbax checkpoints, T5X's, Hugging Face's, and bundles.
+
+    orbax_io          MODEL_DIR/checkpoint_N, written by training
+    from_t5x          T5X's native checkpoints -> parameters
+    from_huggingface  config.json + model.safetensors -> configuration, parameters
+    bundle            a finished model in one small directory, and `load_model`
+
+All of them give the same nested dict of float32 arrays, with T5X's names, and
+refuse a file whose parameters are not exactly those of the network.
+"""

@@ -1,0 +1,267 @@
+"""Saving and restoring training state with Orbax.
+
+    training.loop --tree of arrays--> MODEL_DIR/checkpoint_N/{state,digests}
+
+A checkpoint appears under its final name in one rename, digests included. On
+restore, names, shapes and types are compared before anything is read, and each
+array's sha256 after it.
+"""
+
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from calm_jax import errors, json_records
+from calm_jax.checkpoints import digests, param_trees
+
+_STEP_NAME = re.compile(r'checkpoint_(\d+)')
+_STATE = 'state'
+_DIGESTS = 'digests'
+
+
+class CheckpointStore:
+  """The checkpoints of one run: `directory/checkpoint_<step>`.
+
+  Attributes:
+    directory: where they are; created if it does not exist.
+  """
+
+  def __init__(self, directory: str | os.PathLike, keep: int | None = None):
+    """Opens the store and removes what an interrupted save left behind.
+
+    Args:
+      directory: MODEL_DIR.
+      keep: how many of the newest checkpoints stay; None keeps all.
+
+    Raises:
+      ResourceError: the directory cannot be made or written to.
+    """
+    self.directory = pathlib.Path(directory).expanduser().absolute()
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      step_prefix='checkpoint',
+      create=True,
+      cleanup_tmp_directories=True,
+      enable_async_checkpointing=False,
+    )
+    try:
+      self._manager = ocp.CheckpointManager(self.directory, options=options)
+    except OSError as error:
+      raise errors.ResourceError(
+        f'Cannot keep checkpoints in {self.directory}: '
+        f'{error.strerror or error}. Choose a directory that you may write to.'
+      ) from error
+
+  def save(self, step: int, tree: Any) -> None:
+    """Saves a tree of arrays; returns once it has its final name.
+
+    Raises:
+      ConfigError: there is a checkpoint of this step already.
+      ResourceError: the disk is full or refuses; earlier checkpoints stay.
+    """
+    if step in self.all_steps():
+      raise errors.ConfigError(
+        f'{self.directory} already holds checkpoint_{step}; delete it or choose'
+        ' a new MODEL_DIR.'
+      )
+    # Copies, because the caller's next step may donate these buffers.
+    tree = jax.tree.map(np.array, tree)
+    description = {
+      'schema_version': json_records.SCHEMA_VERSION,
+      'arrays': digests.describe(param_trees.flatten(tree)),
+    }
+    items = {
+      _STATE: ocp.args.PyTreeSave(tree),
+      _DIGESTS: ocp.args.JsonSave(description),
+    }
+    try:
+      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+    except (OSError, ValueError) as error:
+      # tensorstore reports a full disk as a ValueError.
+      if isinstance(error, ValueError) and 'RESOURCE_EXH' not in str(error):
+        raise
+      raise errors.ResourceError(
+        f'Cannot save checkpoint_{step} in {self.directory}:'
+        f' {_first_line(error)}. Free space; earlier checkpoints are kept.'
+      ) from error
+
+  def all_steps(self) -> tuple[int, ...]:
+    """The saved steps, ascending."""
+    return tuple(sorted(self._manager.all_steps()))
+
+  def latest_step(self) -> int | None:
+    """The newest saved step, or None."""
+    return self._manager.latest_step()
+
+  def restore(self, step: int, template: Any) -> Any:
+    """Reads the checkpoint of one step.
+
+    Args:
+      step: one of `all_steps`.
+      template: a tree of arrays or of `jax.ShapeDtypeStruct`.
+
+    Returns:
+      NumPy arrays in the structure of `template`.
+
+    Raises:
+      DataError: there is no such checkpoint, it holds other arrays than the
+        template, or it is damaged.
+    """
+    checkpoint = find_checkpoint(self.directory / f'checkpoint_{step}')
+    described = _read_digests(checkpoint)
+    param_trees.check_same(
+      {name: _signature(fields) for name, fields in described.items()},
+      {
+        name: f'{leaf.dtype}{list(leaf.shape)}'
+        for name, leaf in param_trees.flatten(template).items()
+      },
+      str(checkpoint),
+    )
+    return _read(checkpoint, template, described)
+
+  def close(self) -> None:
+    """Releases Orbax's threads."""
+    self._manager.close()
+
+
+def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
+  """The checkpoint directory that a user means.
+
+  Args:
+    path: a checkpoint's own directory, or a MODEL_DIR, whose newest
+      `checkpoint_<step>` is taken.
+
+  Returns:
+    The directory's absolute path.
+
+  Raises:
+    DataError: there is none; lists what was found instead.
+  """
+  path = pathlib.Path(path).expanduser().absolute()
+  if path.is_dir():
+    # The second is T5X's own format, under whatever name it was downloaded.
+    if (path / _STATE).is_dir() or (path / 'checkpoint').is_file():
+      return path
+    if steps := _steps_in(path):
+      return path / f'checkpoint_{steps[-1]}'
+  raise errors.DataError(
+    f'A checkpoint was expected at {path}, but {_what_is_there(path)}. Give a'
+    ' MODEL_DIR that holds checkpoint_<step>, or such a directory itself.'
+  )
+
+
+def restore_params(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads only the parameters of a training checkpoint.
+
+  Args:
+    path: as for `find_checkpoint`.
+
+  Returns:
+    Nested dict of NumPy arrays.
+
+  Raises:
+    DataError: there is no checkpoint, or it is damaged or not one of training.
+  """
+  checkpoint = find_checkpoint(path)
+  described = {
+    name: fields
+    for name, fields in _read_digests(checkpoint).items()
+    if name.startswith('params/')
+  }
+  if not described:
+    raise errors.DataError(
+      f'{checkpoint} holds no parameters (no array under params/).'
+    )
+  template = param_trees.unflatten(
+    {
+      name: jax.ShapeDtypeStruct(fields['shape'], fields['dtype'])
+      for name, fields in described.items()
+    }
+  )
+  return _read(checkpoint, template, described)['params']
+
+
+def _read(
+  checkpoint: pathlib.Path, template: Any, described: Mapping[str, Any]
+) -> Any:
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  restore = ocp.args.PyTreeRestore(
+    item=template,
+    restore_args=jax.tree.map(lambda _: as_numpy, template),
+    partial_restore=True,
+  )
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      tree = checkpointer.restore(checkpoint / _STATE, args=restore)
+  except Exception as error:  # Orbax lets many types through.
+    logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
+    raise _damaged(checkpoint, _first_line(error)) from error
+  digests.check(param_trees.flatten(tree), described, str(checkpoint))
+  return tree
+
+
+def _read_digests(checkpoint: pathlib.Path) -> dict[str, dict[str, Any]]:
+  # Orbax's JSON handler names its file so.
+  path = checkpoint / _DIGESTS / 'metadata'
+  if not path.is_file():
+    raise errors.DataError(
+      f'{checkpoint} was not written by calm_jax, or not completely: it has no'
+      f' {_DIGESTS}/metadata.'
+    )
+  content = json_records.read_json(path)
+  try:
+    json_records.check_schema_version(content['schema_version'], str(path))
+    for fields in content['arrays'].values():
+      _signature(fields), fields['sha256']
+    return content['arrays']
+  except (AttributeError, KeyError, TypeError) as error:
+    raise _damaged(checkpoint, f'{path.name} lacks {error}') from error
+
+
+def _signature(fields: Mapping[str, Any]) -> str:
+  return f'{fields["dtype"]}{list(fields["shape"])}'
+
+
+def _damaged(checkpoint: pathlib.Path, detail: str) -> errors.DataError:
+  others = [
+    f'checkpoint_{step}'
+    for step in _steps_in(checkpoint.parent)
+    if f'checkpoint_{step}' != checkpoint.name
+  ]
+  return errors.DataError(
+    f'{checkpoint} is damaged and cannot be read ({detail}). Other checkpoints'
+    f' beside it: {", ".join(others) or "none"}.'
+  )
+
+
+def _steps_in(directory: pathlib.Path) -> list[int]:
+  matches = (_STEP_NAME.fullmatch(path.name) for path in directory.iterdir())
+  return sorted(int(match[1]) for match in matches if match)
+
+
+def _what_is_there(path: pathlib.Path) -> str:
+  if path.is_file():
+    return 'that is a file'
+  if not path.is_dir():
+    beside = path.parent
+    if not beside.is_dir():
+      return f'not even {beside} exists'
+    steps = _steps_in(beside)
+    if not steps:
+      return 'it does not exist'
+    names = ', '.join(f'checkpoint_{step}' for step in steps)
+    return f'it does not exist; {beside} holds {names}'
+  names = sorted(child.name for child in path.iterdir())
+  shown = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
+  return f'it holds only: {shown}' if names else 'it is empty'
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
