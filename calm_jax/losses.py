@@ -1,4 +1,4 @@
-"""Training losses: T5X's cross-entropy and CALM's layer-weighted sum of it.
+"""CALM's layer-weighted training loss.
 
 Stands between `t5.network`, which gives the hidden state after every decoder
 layer, and `training.step`, which differentiates the result. Every layer is read
@@ -6,9 +6,7 @@ out through the same final norm and output embedding, as at inference time.
 """
 
 import dataclasses
-import enum
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 import flax.struct
@@ -18,6 +16,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
+from calm_jax.cross_entropy import (
+  SpecialLossNormalizingFactor as SpecialLossNormalizingFactor,
+)
+from calm_jax.cross_entropy import (
+  compute_weighted_cross_entropy as compute_weighted_cross_entropy,
+)
+from calm_jax.cross_entropy import (
+  cross_entropy_with_logits as cross_entropy_with_logits,
+)
+from calm_jax.cross_entropy import target_logits as target_logits
 
 # (hidden [batch, length, emb_dim], layer index from 0) -> logits [..., vocab].
 LogitsFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -25,172 +33,6 @@ LogitsFn = Callable[[jax.Array, jax.Array], jax.Array]
 # Up to this many read-outs keep their logits for the backward pass; beyond it
 # they are recomputed, so that memory does not grow with the number of layers.
 _MAX_STORED_LOGITS = 3
-
-
-class SpecialLossNormalizingFactor(enum.Enum):
-  """Loss normalizers that depend on the batch (T5X's names)."""
-
-  NUM_REAL_TARGET_TOKENS = 1
-  NUM_TOTAL_TARGET_TOKENS = 2
-
-
-# --- Cross-entropy ------------------------------------------------------------
-
-
-def _smoothing_probabilities(vocab_size: int, label_smoothing: float):
-  """Probability of the target and of each other token under smoothing."""
-  if not 0.0 <= label_smoothing < 1.0:
-    raise errors.ConfigError(
-      f'label_smoothing must be in [0, 1), got {label_smoothing}.'
-    )
-  return 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)
-
-
-def _one_hot_mask(logits, targets):
-  # A comparison with iota fuses into its consumer; a gather would need a
-  # scatter in the backward pass, which is serial on CPUs.
-  positions = jax.lax.broadcasted_iota(
-    targets.dtype, logits.shape, logits.ndim - 1
-  )
-  return positions == targets[..., None]
-
-
-def target_logits(
-  logits: Float[Array, '*batch vocab'], targets: Int[Array, '*batch']
-) -> Float[Array, '*batch']:
-  """Logit of each target token."""
-  return jnp.sum(jnp.where(_one_hot_mask(logits, targets), logits, 0), axis=-1)
-
-
-def _cross_entropy(logits, targets, z_loss, label_smoothing):
-  confidence, low_confidence = _smoothing_probabilities(
-    logits.shape[-1], label_smoothing
-  )
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  expected_logit = (confidence - low_confidence) * target_logits(
-    logits, targets
-  )
-  if label_smoothing:
-    expected_logit += low_confidence * jnp.sum(logits, axis=-1)
-  total_z_loss = z_loss * jnp.square(log_z)
-  return log_z - expected_logit + total_z_loss, total_z_loss, log_z
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def cross_entropy_with_logits(
-  logits: Float[Array, '*batch vocab'],
-  targets: Int[Array, '*batch'],
-  z_loss: float = 0.0,
-  label_smoothing: float = 0.0,
-) -> tuple[Float[Array, '*batch'], Float[Array, '*batch']]:
-  """Cross-entropy plus `z_loss * log(Z)^2`, Z the softmax normalizer.
-
-  T5X's function of this name takes one-hot targets; here they are token ids, so
-  that no [.., vocab] array of targets exists. The gradient is written out: it
-  needs one pass over the logits and stores nothing but them.
-
-  Args:
-    logits: unnormalized scores.
-    targets: token ids.
-    z_loss: coefficient of the auxiliary loss (T5X: 1e-4).
-    label_smoothing: probability spread evenly over the other tokens.
-
-  Returns:
-    (loss including the z_loss term, the z_loss term), both per token. The
-    second is for logging only: no gradient flows through it, as in T5X.
-  """
-  loss, total_z_loss, _ = _cross_entropy(
-    logits, targets, z_loss, label_smoothing
-  )
-  return loss, total_z_loss
-
-
-def _cross_entropy_fwd(logits, targets, z_loss, label_smoothing):
-  loss, total_z_loss, log_z = _cross_entropy(
-    logits, targets, z_loss, label_smoothing
-  )
-  return (loss, total_z_loss), (logits, targets, log_z)
-
-
-def _cross_entropy_bwd(z_loss, label_smoothing, residuals, cotangents):
-  logits, targets, log_z = residuals
-  confidence, low_confidence = _smoothing_probabilities(
-    logits.shape[-1], label_smoothing
-  )
-  soft_targets = jnp.where(
-    _one_hot_mask(logits, targets), confidence, low_confidence
-  )
-  # d log_z / d logits = softmax; the z_loss term adds 2 z log_z of it.
-  probabilities = jnp.exp(logits - log_z[..., None])
-  scale = (1.0 + 2.0 * z_loss * log_z)[..., None]
-  gradient = cotangents[0][..., None] * (scale * probabilities - soft_targets)
-  return gradient.astype(logits.dtype), None
-
-
-cross_entropy_with_logits.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
-
-
-def _smoothing_constant(vocab_size: int, label_smoothing: float) -> float:
-  """Entropy of the smoothed target: what a perfect model would still pay."""
-  confidence, low_confidence = _smoothing_probabilities(
-    vocab_size, label_smoothing
-  )
-  return -(
-    confidence * np.log(confidence)
-    + (vocab_size - 1) * low_confidence * np.log(low_confidence + 1e-20)
-  )
-
-
-def compute_weighted_cross_entropy(
-  logits: Float[Array, '*batch vocab'],
-  targets: Int[Array, '*batch'],
-  weights: Float[Array, '*batch'] | None = None,
-  label_smoothing: float = 0.0,
-  z_loss: float = 0.0,
-  loss_normalizing_factor: float | SpecialLossNormalizingFactor | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Sum of the tokens' cross-entropies, with T5X's conventions.
-
-  The entropy of the smoothed targets is subtracted, so that a perfect model has
-  loss 0 whatever `label_smoothing` is.
-
-  Args:
-    logits: unnormalized scores.
-    targets: token ids.
-    weights: weight of each token, or None for 1 everywhere.
-    label_smoothing: probability spread evenly over the other tokens.
-    z_loss: coefficient of the auxiliary loss.
-    loss_normalizing_factor: both losses are divided by it; None keeps the sums.
-
-  Returns:
-    (loss including z_loss, z_loss, sum of weights), three scalars.
-
-  Raises:
-    ConfigError: label_smoothing is outside [0, 1).
-  """
-  loss, total_z_loss = cross_entropy_with_logits(
-    logits, targets, z_loss, label_smoothing
-  )
-  loss -= _smoothing_constant(logits.shape[-1], label_smoothing)
-  if weights is None:
-    weights = jnp.ones(targets.shape, loss.dtype)
-  weight_sum = jnp.sum(weights)
-  normalizer = _normalizer(loss_normalizing_factor, weights)
-  return (
-    jnp.sum(loss * weights) / normalizer,
-    jnp.sum(total_z_loss * weights) / normalizer,
-    weight_sum,
-  )
-
-
-def _normalizer(factor, weights):
-  if factor is None:
-    return 1.0
-  if factor is SpecialLossNormalizingFactor.NUM_REAL_TARGET_TOKENS:
-    return jnp.maximum(jnp.sum(weights), 1.0)
-  if factor is SpecialLossNormalizingFactor.NUM_TOTAL_TARGET_TOKENS:
-    return float(weights.size)
-  return factor
 
 
 # --- Weights of the layers ----------------------------------------------------
@@ -334,8 +176,8 @@ def layer_weighted_loss(
     targets: token ids.
     loss_weights: 1 for real tokens, 0 for padding.
     selection: (indices, weights) from `select_layers`.
-    label_smoothing: see `compute_weighted_cross_entropy`.
-    z_loss: see `compute_weighted_cross_entropy`.
+    label_smoothing: see `cross_entropy`.
+    z_loss: see `cross_entropy`.
 
   Returns:
     Losses, and per-layer sums for logging.

@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from calm_jax import errors, optimizers
 from calm_jax.checkpoints import orbax_io
-from calm_jax.training import metrics, signals, state, step, writers
+from calm_jax.training import logs, metrics, signals, state, step
 
 SAVED_AFTER_SIGNAL = 143
 
@@ -81,8 +81,8 @@ def train(
     model_dir: receives `checkpoint_<step>/`, `train/` and `training_eval/`.
     total_steps: steps in all, those before a resume included.
     objective: layer weights and loss options.
-    eval_batches: kept in memory; what `data.batches.eval_batches` gives is fine,
-      its counts of real rows are not needed.
+    eval_batches: kept in memory; may be what `data.batches.eval_batches` gives,
+      whose counts of real rows are not needed.
     periods: of logs, evaluations and checkpoints.
     seed: of parameters, dropout and sampled layers.
     checkpoints_to_keep: older ones are deleted; None keeps all.
@@ -108,7 +108,7 @@ def train(
     eval_batches=_without_counts(eval_batches),
     periods=periods,
     total_steps=total_steps,
-    logs=_Logs(model_dir, total_steps, int(train_state.step)),
+    logs=logs.RunLogs(model_dir, total_steps, int(train_state.step)),
   )
   try:
     return run.run(train_state, batches)
@@ -121,16 +121,21 @@ def _restore_or_create(
   store, module, optimizer, batches, seed, total_steps
 ) -> state.TrainState:
   example = next(_batches_from(batches, 0))
-  fresh = state.create(module, optimizer, jax.random.key(seed), example)
+
+  def create(rng):
+    return state.create(module, optimizer, rng, example)
+
+  rng = jax.random.key(seed)
   latest = store.latest_step()
   if latest is None:
-    return fresh
+    return create(rng)
   if latest > total_steps:
     raise errors.ConfigError(
       f'total_steps must be at least {latest}, the step of the newest'
       f' checkpoint, got {total_steps}; raise it or choose a new model_dir.'
     )
-  return state.TrainState.from_dict(store.restore(latest, fresh.as_dict()))
+  template = jax.eval_shape(create, rng)
+  return state.TrainState.from_dict(store.restore(latest, template.as_dict()))
 
 
 def _batches_from(batches, start_step: int) -> Iterator[state.Batch]:
@@ -150,75 +155,6 @@ def _without_counts(eval_batches) -> tuple[state.Batch, ...]:
   )
 
 
-class _Logs:
-  """The outputs of a run, and the sums since the last log line."""
-
-  def __init__(self, model_dir: pathlib.Path, total_steps: int, start: int):
-    self._start_time = time.monotonic()
-    self._train = writers.MetricLog(model_dir / 'train', start)
-    self._evaluation = writers.MetricLog(model_dir / 'training_eval', start)
-    self.progress = writers.Progress(total_steps, start)
-    self._total_steps = total_steps
-    self._reset()
-
-  def _reset(self):
-    self._total: metrics.MetricSums | None = None
-    self._window_start = time.monotonic()
-    self._paused_seconds = 0.0
-
-  def exclude(self, seconds: float):
-    """Takes compilation, evaluation or saving out of the steps' timing."""
-    self._paused_seconds += seconds
-
-  def add(self, sums: metrics.MetricSums):
-    """Counts one finished step."""
-    self._total = metrics.add(self._total, sums)
-    self.progress.advance()
-
-  def write(self, step_number: int):
-    """Writes the means since the last call."""
-    if self._total is None:
-      return
-    seconds = time.monotonic() - self._window_start - self._paused_seconds
-    values = metrics.training_metrics(self._total, max(seconds, 1e-9))
-    values['timing/uptime'] = time.monotonic() - self._start_time
-    self._train.write(step_number, values)
-    self.progress.show(loss=values['loss'], accuracy=values['accuracy'])
-    self._print_line(step_number, values)
-    self._reset()
-
-  def _print_line(self, step_number: int, values: dict[str, float]):
-    rate = values['timing/steps_per_second']
-    remaining = (self._total_steps - step_number) / rate
-    self.progress.message(
-      f'step {step_number}/{self._total_steps}'
-      f'  loss {values["loss"]:.4f}'
-      f'  last layer {values["loss_per_nonpadding_target_token"]:.4f}'
-      f'  accuracy {values["accuracy"]:.4f}'
-      f'  lr {values["learning_rate"]:.2e}'
-      f'  {rate:.2f} steps/s'
-      f'  {remaining / 60:.0f} min left'
-    )
-
-  def write_evaluation(self, step_number: int, values: dict[str, float]):
-    """Writes the validation metrics and prints a line per kind."""
-    self._evaluation.write(step_number, values)
-    self.progress.message(
-      f'step {step_number}  validation loss {values["loss"]:.4f}'
-      f'  accuracy {values["accuracy"]:.4f}'
-    )
-    for kind in ('accuracy', 'agreement'):
-      layers = [v for k, v in values.items() if k.startswith(f'{kind}_per')]
-      numbers = ' '.join(f'{value:.3f}' for value in layers)
-      self.progress.message(f'  {kind} of layers 1-{len(layers)}: {numbers}')
-
-  def close(self):
-    """Flushes everything."""
-    self._train.close()
-    self._evaluation.close()
-    self.progress.close()
-
-
 @dataclasses.dataclass
 class _Run:
   """One call of `train`: what stays the same from step to step."""
@@ -229,7 +165,7 @@ class _Run:
   eval_batches: tuple[state.Batch, ...]
   periods: Periods
   total_steps: int
-  logs: _Logs
+  logs: logs.RunLogs
   shapes: set[tuple] = dataclasses.field(default_factory=set)
   saved_step: int | None = None
 
@@ -267,7 +203,7 @@ class _Run:
       # The first call with these shapes returns once it has compiled.
       seconds = time.monotonic() - started
       self.shapes.add(shape)
-      self.logs.exclude(seconds)
+      self.logs.exclude('compilation', seconds)
       self.logs.progress.message(
         f'compiled in {seconds:.1f} s for batch shape {len(self.shapes)}:'
         f' source {np.shape(batch["encoder_input_tokens"])},'
@@ -303,15 +239,15 @@ class _Run:
     if is_last or at_stop or number % self.periods.log == 0:
       self.logs.write(number)
     if is_last or at_stop or number % self.periods.checkpoint == 0:
-      self._timed(self._save, number, train_state)
+      self._timed('checkpoint', self._save, number, train_state)
     if self.eval_batches and not at_stop:
       if is_last or number % self.periods.evaluate == 0:
-        self._timed(self._evaluate, number, train_state.params)
+        self._timed('evaluate', self._evaluate, number, train_state.params)
 
-  def _timed(self, function, *args):
+  def _timed(self, reason, function, *args):
     started = time.monotonic()
     function(*args)
-    self.logs.exclude(time.monotonic() - started)
+    self.logs.exclude(reason, time.monotonic() - started)
 
   def _save(self, number: int, train_state: state.TrainState):
     self.store.save(number, train_state.as_dict())

@@ -1,4 +1,4 @@
-"""The training state: everything that one step changes and a checkpoint holds."""
+"""The training state: what one step changes and a checkpoint holds."""
 
 from typing import Any
 

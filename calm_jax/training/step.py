@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from calm_jax import losses, optimizers
+from calm_jax import cross_entropy, losses, optimizers
 from calm_jax.training import metrics, state
 
 TrainStep = Callable[
@@ -208,13 +208,16 @@ def make_eval_step(module: nn.Module) -> EvalStep:
 
     def one_layer(layer_hidden):
       logits = logits_fn(layer_hidden, 0).astype(jnp.float32)
-      loss, _, _ = losses.compute_weighted_cross_entropy(
+      loss, _, _ = cross_entropy.compute_weighted_cross_entropy(
         logits, targets, weights
       )
       return loss, _argmax(logits)
 
     layer_loss, predictions = jax.lax.map(one_layer, hidden)
-    count = lambda matches: jnp.sum(matches * weights, axis=(1, 2))
+
+    def count(matches):
+      return jnp.sum(matches * weights, axis=(1, 2))
+
     return metrics.evaluation_sums(
       layer_loss=layer_loss,
       layer_correct=count(predictions == targets),

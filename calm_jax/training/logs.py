@@ -1,0 +1,78 @@
+"""What a training run writes and prints, and its sums since the last line."""
+
+import pathlib
+import time
+
+from calm_jax.training import metrics, writers
+
+
+class RunLogs:
+  """The outputs of a run, and the sums since the last log line."""
+
+  def __init__(self, model_dir: pathlib.Path, total_steps: int, start: int):
+    self._start_time = time.monotonic()
+    self._train = writers.MetricLog(model_dir / 'train', start)
+    self._evaluation = writers.MetricLog(model_dir / 'training_eval', start)
+    self.progress = writers.Progress(total_steps, start)
+    self._total_steps = total_steps
+    self._reset()
+
+  def _reset(self):
+    self._total: metrics.MetricSums | None = None
+    self._window_start = time.monotonic()
+    self._pauses: dict[str, float] = {}
+
+  def exclude(self, reason: str, seconds: float):
+    """Counts compiling, evaluating or saving apart from the steps."""
+    name = f'timing/{reason}_seconds'
+    self._pauses[name] = self._pauses.get(name, 0.0) + seconds
+
+  def add(self, sums: metrics.MetricSums):
+    """Counts one finished step."""
+    self._total = metrics.add(self._total, sums)
+    self.progress.advance()
+
+  def write(self, step_number: int):
+    """Writes the means since the last call."""
+    if self._total is None:
+      return
+    seconds = time.monotonic() - self._window_start
+    seconds -= sum(self._pauses.values())
+    values = metrics.training_metrics(self._total, max(seconds, 1e-9))
+    values |= self._pauses
+    values['timing/uptime'] = time.monotonic() - self._start_time
+    self._train.write(step_number, values)
+    self.progress.show(loss=values['loss'], accuracy=values['accuracy'])
+    self._print_line(step_number, values)
+    self._reset()
+
+  def _print_line(self, step_number: int, values: dict[str, float]):
+    rate = values['timing/steps_per_second']
+    remaining = (self._total_steps - step_number) / rate
+    self.progress.message(
+      f'step {step_number}/{self._total_steps}'
+      f'  loss {values["loss"]:.4f}'
+      f'  last layer {values["loss_per_nonpadding_target_token"]:.4f}'
+      f'  accuracy {values["accuracy"]:.4f}'
+      f'  lr {values["learning_rate"]:.2e}'
+      f'  {rate:.2f} steps/s'
+      f'  {remaining / 60:.0f} min left'
+    )
+
+  def write_evaluation(self, step_number: int, values: dict[str, float]):
+    """Writes the validation metrics and prints a line per kind."""
+    self._evaluation.write(step_number, values)
+    self.progress.message(
+      f'step {step_number}  validation loss {values["loss"]:.4f}'
+      f'  accuracy {values["accuracy"]:.4f}'
+    )
+    for kind in ('accuracy', 'agreement'):
+      layers = [v for k, v in values.items() if k.startswith(f'{kind}_per')]
+      numbers = ' '.join(f'{value:.3f}' for value in layers)
+      self.progress.message(f'  {kind} of layers 1-{len(layers)}: {numbers}')
+
+  def close(self):
+    """Flushes everything."""
+    self._train.close()
+    self._evaluation.close()
+    self.progress.close()
