@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
   """' Did you mean X?' with the nearest known name, or ''."""
-  near = difflib.get_close_matches(name, known, n=1)
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
   return f' Did you mean {near[0]}?' if near else ''
 
 

@@ -5,24 +5,23 @@ Generated text is untrusted; what a terminal would obey is shown, not sent.
 """
 
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 _RESET = '\x1b[0m'
 _WORD_START = '\u2581'  # SentencePiece's mark, ▁
 
-# Background colours of xterm's 256, light to dark as in a heat map, and the
-# text colour that can be read on each.
+# Background and text among xterm's 256 colours, pale to dark as in the report;
+# each pair has a contrast of 4.5 or more.
 _SCALE = (
-  (230, 16),
-  (229, 16),
-  (222, 16),
-  (215, 16),
-  (208, 16),
-  (202, 16),
-  (160, 231),
-  (88, 231),
+  (195, 16),
+  (153, 16),
+  (117, 16),
+  (75, 16),
+  (68, 16),
+  (32, 16),
+  (25, 231),
+  (18, 231),
 )
 
 
@@ -37,36 +36,16 @@ def wants_color(
   return stream.isatty()
 
 
-def escape(text: str) -> str:
-  """Makes control characters visible, as \\x1b, and so harmless.
+def _visible(text: str) -> str:
+  # Imported late: with the report comes matplotlib, which `--help` can spare.
+  from calm_jax.report import visible_text
 
-  Control (C0, C1), format (bidirectional marks, zero-width characters),
-  surrogate and private-use characters, and line separators, become escapes.
-  """
-  return ''.join(_escaped(x) if _is_unsafe(x) else x for x in text)
-
-
-def _is_unsafe(character: str) -> bool:
-  return unicodedata.category(character) in (
-    'Cc',
-    'Cf',
-    'Cs',
-    'Co',
-    'Zl',
-    'Zp',
-  )
-
-
-def _escaped(character: str) -> str:
-  code = ord(character)
-  if code < 0x100:
-    return f'\\x{code:02x}'
-  return f'\\u{code:04x}' if code < 0x10000 else f'\\U{code:08x}'
+  return visible_text.visible(text)
 
 
 def _shown(pieces: Sequence[str]) -> list[str]:
   """Pieces as read: word marks are spaces, but for the first one's."""
-  texts = [escape(piece).replace(_WORD_START, ' ') for piece in pieces]
+  texts = [_visible(piece).replace(_WORD_START, ' ') for piece in pieces]
   if texts:
     texts[0] = texts[0].removeprefix(' ')
   return texts
@@ -102,7 +81,7 @@ def colored(
 def plain(pieces: Sequence[str], num_layers_used: Sequence[int]) -> str:
   """`piece/layers` joined by spaces, for pipes and files."""
   return ' '.join(
-    f'{escape(piece)}/{used}'
+    f'{_visible(piece)}/{used}'
     for piece, used in zip(pieces, num_layers_used, strict=True)
   )
 

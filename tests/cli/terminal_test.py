@@ -59,35 +59,15 @@ def test_lengths_must_agree():
     terminal.colored(PIECES, LAYERS[:-1], 8)
 
 
-@pytest.mark.parametrize(
-  ('text', 'expected'),
-  [
-    ('\x1b[31m', '\\x1b[31m'),
-    ('\x9b31m', '\\x9b31m'),
-    ('a\r\nb\tc\x00', 'a\\x0d\\x0ab\\x09c\\x00'),
-    ('\x7f', '\\x7f'),
-    ('\u202eabc\u2066', '\\u202eabc\\u2066'),
-    ('\u200b\u2028\u2029', '\\u200b\\u2028\\u2029'),
-    ('\U000e0041', '\\U000e0041'),
-    ('\ud800', '\\ud800'),
-    ('naïve 漢字 😀 ▁', 'naïve 漢字 😀 ▁'),
-  ],
-)
-def test_what_a_terminal_would_obey_is_shown(text, expected):
-  assert terminal.escape(text) == expected
-
-
-def test_no_character_below_unicode_s_end_leaks_a_control():
-  everything = ''.join(map(chr, range(0x3000)))
-  escaped = terminal.escape(everything)
-  assert not re.search(
-    '[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e]', escaped
-  )
+def test_a_piece_cannot_reorder_or_end_a_line():
+  pieces = ['▁a\n', '\u202eb', '\x9bc']
+  expected = '▁a\\n/1 \\u202eb/1 \\u009bc/2'
+  assert terminal.plain(pieces, [1, 1, 2]) == expected
 
 
 def test_hostile_pieces_stay_inside_their_color():
   text = terminal.colored(['▁a\x1b[0m', '\x07'], [1, 2], 2)
-  assert without_colors(text) == 'a\\x1b[0m\\x07'
+  assert without_colors(text) == 'a\\u001b[0m\\u0007'
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""`calm demo`: every stage on the shipped model and real text."""
+
+import pathlib
+import time
+
+from calm_jax.cli import (
+  calibrate,
+  dump,
+  evaluate,
+  flags,
+  loading,
+  native_logs,
+  settings,
+)
+
+DESCRIPTION = """Run the whole line on the shipped model, in minutes.
+
+  calm demo
+
+Decodes calibration text at a grid of thresholds, calibrates one, tests it on
+other text for loss, quality, layers and speed, and writes a report."""
+
+SETTINGS = (
+  settings.Setting(
+    'output_dir', 'DEMO_OUTPUT_DIR', str, 'runs/demo', 'folder of all outputs'
+  ),
+  loading.MODEL,
+  loading.TASK,
+  settings.Setting(
+    'calibration_examples',
+    'CALIBRATION_EXAMPLES',
+    int,
+    500,
+    'texts that the threshold is calibrated on',
+  ),
+  settings.Setting(
+    'test_examples', 'TEST_EXAMPLES', int, 300, 'texts that it is tested on'
+  ),
+  settings.Setting(
+    'timed_examples', 'TIMED_EXAMPLES', int, 50, 'texts that are timed'
+  ),
+  settings.Setting(
+    'tolerance', 'TOLERANCE', float, 0.1, 'greatest mean loss, in (0, 1)'
+  ),
+  settings.Setting('failure_prob', 'FAILURE_PROB', float, 0.05, 'in (0, 1)'),
+)
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings."""
+  settings.add_flags(parser, SETTINGS)
+
+
+def run(args) -> None:
+  """Runs all stages; what they write is kept in `output_dir`.
+
+  Raises:
+    CalmError: as the stages.
+  """
+  chosen = settings.settle(args, SETTINGS)
+  native_logs.import_tensorflow(verbose=args.v > 0)
+  from calm_jax import calibration, contracts
+  from calm_jax.calibration import power
+  from calm_jax.dump import reader
+  from calm_jax.report import html, table
+
+  power.check_guarantee(chosen.tolerance, chosen.failure_prob)
+  folder = pathlib.Path(chosen.output_dir).expanduser()
+  steps = _Steps(5)
+  steps.start('the shipped model' if chosen.model is None else chosen.model)
+  loaded = loading.load(chosen.model)
+
+  def write_dump(split: str, count: int) -> str:
+    path = folder / f'{split}_dump'
+    dump.write_dump(
+      loaded,
+      task=chosen.task,
+      split=split,
+      max_examples=count,
+      thresholds=None,
+      output_dir=str(path),
+      overwrite=True,
+    )
+    return str(path)
+
+  steps.start(
+    f'decode {chosen.calibration_examples} calibration texts at a grid of'
+    ' thresholds'
+  )
+  calibration_dump = reader.read_dump(
+    write_dump('calibration', chosen.calibration_examples)
+  )
+  steps.start('calibrate')
+  calibrated = calibration.calibrate_dump(
+    calibration_dump, 'textual', chosen.tolerance, chosen.failure_prob
+  )
+  contracts.write_json_atomically(folder / 'calibration.json', calibrated)
+  print(calibrate.summary(calibrated))
+  steps.start(f'test on {chosen.test_examples} other texts, and time both')
+  test_dump = reader.read_dump(write_dump('test', chosen.test_examples))
+  result = evaluate.evaluate_dump(
+    loaded,
+    test_dump,
+    calibrated,
+    calibration_ids=calibration_dump[1].example_ids,
+    batch_size=1,
+    timed_examples=chosen.timed_examples,
+  )
+  contracts.write_json_atomically(folder / 'evaluation.json', result)
+  steps.start('report')
+  page = html.write_report(
+    calibrated, result, folder / 'report', (calibration_dump[0], test_dump[0])
+  )
+  print(f'\n{table.summary_table(calibrated, result)}\n')
+  print(f'Report: {pathlib.Path(page).absolute()}')
+
+
+class _Steps:
+  """Announces each step with its number and the time so far."""
+
+  def __init__(self, count: int):
+    self._count, self._number = count, 0
+    self._started = time.monotonic()
+
+  def start(self, text: str) -> None:
+    self._number += 1
+    seconds = time.monotonic() - self._started
+    print(f'[{self._number}/{self._count}, {seconds:.0f} s] {text}', flush=True)

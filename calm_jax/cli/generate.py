@@ -1,0 +1,187 @@
+"""`calm generate`: text in, text out, each token with the layers it used."""
+
+import sys
+from collections.abc import Iterator
+
+from calm_jax import errors
+from calm_jax.cli import flags, loading, settings, terminal
+
+DESCRIPTION = """Generate text; each token shows how many layers it used.
+
+  calm generate 'this function returns none if its argument isnt a string'
+  calm generate --calibration=calibration.json < lines.txt
+
+Without TEXT, each line of the standard input is one text."""
+
+_DEFAULT_THRESHOLD = 0.9
+_FORMATS = ('auto', 'color', 'layers', 'text')
+
+SETTINGS = (
+  loading.MODEL,
+  loading.TASK,
+  settings.Setting(
+    'threshold',
+    'THRESHOLD',
+    float,
+    None,
+    'a token leaves at the first layer with this confidence; 1 is the full'
+    f' model; {_DEFAULT_THRESHOLD} without a calibration',
+  ),
+  settings.Setting(
+    'calibration',
+    'CALIBRATION_FILE',
+    str,
+    None,
+    'JSON file of calm calibrate, whose threshold to use',
+  ),
+)
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings, the output's format and the texts."""
+  settings.add_flags(parser, SETTINGS)
+  parser.add_argument(
+    '--format',
+    choices=_FORMATS,
+    default='auto',
+    help='color: on a scale by layers; layers: token/layers; text: only the'
+    ' text; auto: color on a terminal without NO_COLOR, else layers',
+  )
+  parser.add_argument(
+    'texts', nargs='*', metavar='TEXT', help='a text; quote it in the shell'
+  )
+
+
+def run(args) -> None:
+  """Generates text by text.
+
+  Raises:
+    ConfigError: the threshold is outside [0, 1], or given twice.
+    DataError: an empty text, one that is not UTF-8, or a calibration of
+      another model.
+  """
+  chosen = settings.settle(args, SETTINGS)
+  _check_threshold(chosen)
+  texts = iter(args.texts) if args.texts else lines_of(sys.stdin)
+  # The first text before the model, which takes seconds to load.
+  first = next(texts, None)
+  if first is None:
+    raise errors.DataError('There must be at least one text, got none.')
+  loaded = loading.load(chosen.model)
+  threshold = threshold_for(chosen, loaded)
+  write = _Writer(loaded, threshold, args.format)
+  for number, text in enumerate(_chain(first, texts), start=1):
+    write(number, text, chosen.task)
+  write.close()
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+  yield first
+  yield from rest
+
+
+def _check_threshold(chosen) -> None:
+  if chosen.threshold is None:
+    return
+  if chosen.calibration is not None:
+    raise errors.ConfigError(
+      'Give either a threshold or a calibration, not both.'
+    )
+  if not 0.0 <= chosen.threshold <= 1.0:
+    raise errors.ConfigError(
+      f'The threshold must be in [0, 1], got {chosen.threshold}; 1 is the full'
+      ' model.'
+    )
+
+
+def threshold_for(chosen, loaded: loading.LoadedModel) -> float:
+  """The threshold asked for, or the calibrated one of the same model.
+
+  Raises:
+    DataError: the calibration belongs to another model or configuration.
+  """
+  if chosen.calibration is None:
+    given = chosen.threshold
+    return _DEFAULT_THRESHOLD if given is None else given
+  from calm_jax import contracts
+  from calm_jax.dump import runner
+
+  result = contracts.read_json(chosen.calibration, contracts.CalibrationResult)
+  here = {
+    'model_digest': loaded.digest,
+    'config_digest': runner.config_digest(loaded.generator),
+  }
+  for name, digest in here.items():
+    if result.dump.get(name) != digest:
+      raise errors.DataError(
+        f'The calibration {chosen.calibration} must belong to this model: its'
+        f' {name} is {result.dump.get(name)!r}, the model has {digest!r}.'
+        ' Calibrate again with a dump of this model.'
+      )
+  return result.threshold
+
+
+def lines_of(stream) -> Iterator[str]:
+  """Lines of a text stream, decoded strictly.
+
+  Raises:
+    DataError: a line is not UTF-8.
+  """
+  if stream.isatty():
+    print('One text per line; end with Ctrl-D.', file=sys.stderr)
+  for number, line in enumerate(stream.buffer, start=1):
+    try:
+      yield line.decode('utf-8').rstrip('\r\n')
+    except UnicodeDecodeError as error:
+      raise errors.DataError(
+        f'Line {number} of the standard input must be UTF-8: {error.reason} at'
+        f' byte {error.start}.'
+      ) from error
+
+
+class _Writer:
+  """Prints one generation after the other, and a summary at the end."""
+
+  def __init__(self, loaded, threshold: float, form: str):
+    self._generator = loaded.generator
+    self._num_layers = loaded.generator.model.config.num_decoder_layers
+    self._threshold = threshold
+    self._tokens, self._layers = 0, 0
+    if form == 'auto':
+      form = 'color' if terminal.wants_color(sys.stdout) else 'layers'
+    self._form = form
+    if form == 'color':
+      print(terminal.legend(self._num_layers))
+
+  def __call__(self, number: int, text: str, task: str) -> None:
+    from calm_jax.data import tasks
+
+    info = tasks.get_task(task)
+    inputs = info.inputs_of(text)
+    if not inputs.removeprefix(info.prefix).strip():
+      raise errors.DataError(
+        f'Every text must hold at least one word; text {number} is empty.'
+      )
+    (result,) = self._generator.generate([inputs], threshold=self._threshold)
+    print(self._shown(result), flush=True)
+    self._tokens += len(result.num_layers_used)
+    self._layers += sum(result.num_layers_used)
+
+  def _shown(self, result) -> str:
+    if self._form == 'text':
+      from calm_jax.report import visible_text
+
+      return visible_text.visible(result.text)
+    pieces, used = result.pieces, result.num_layers_used
+    if self._form == 'layers':
+      return terminal.plain(pieces, used)
+    return terminal.colored(pieces, used, self._num_layers)
+
+  def close(self) -> None:
+    """Says on stderr what was saved."""
+    mean = self._layers / max(self._tokens, 1)
+    print(
+      f'threshold {self._threshold:g}: {mean:.2f} of {self._num_layers} decoder'
+      f' layers per token, {self._tokens} tokens',
+      file=sys.stderr,
+    )

@@ -1,0 +1,359 @@
+"""Each stage from flags to files, with a made-up model where one is needed."""
+
+import io
+import json
+import types
+
+import numpy as np
+import pytest
+
+from calm_jax import contracts, evaluation
+from calm_jax.cli import dump, generate, loading, main
+from calm_jax.dump import writer
+
+LAYERS, LENGTH, SIZE = 8, 6, 60
+GRID = (1.0, 0.8, 0.4, 0.0)
+TEXTS = ('It works.', 'It works.', 'It works', 'it works')
+PIECES = {1: '</s>', 2: '▁It', 3: '▁works', 4: '.'}
+
+
+def write_dump(directory, split, model_digest='weights'):
+  """Fewer layers and worse texts the lower the threshold."""
+  header = contracts.Manifest(
+    task='docstring_restoration',
+    split=split,
+    metric='chrf',
+    thresholds=GRID,
+    num_decoder_layers=LAYERS,
+    max_decode_length=LENGTH,
+    measure='m',
+    threshold_schedule='s',
+    model_digest=model_digest,
+    config_digest='config',
+    data_digest='data',
+  )
+  tokens = np.zeros((SIZE, len(GRID), LENGTH), np.int32)
+  tokens[..., :4] = (2, 3, 4, 1)
+  used = np.where(tokens > 0, [[[8], [4], [2], [1]]], 0)
+  trace = (SIZE, LENGTH, LAYERS)
+  batch = contracts.Dump(
+    example_ids=np.array([f'{split}-{i}' for i in range(SIZE)]),
+    sources=np.array(['restore: it works'] * SIZE),
+    references=np.array(['It works.'] * SIZE),
+    predictions=np.array([TEXTS] * SIZE),
+    tokens=tokens,
+    num_layers_used=used.astype(np.int8),
+    confidences=np.where(used > 0, 0.5, 0).astype(np.float32),
+    trace_confidences=np.zeros(trace, np.float32),
+    trace_tokens=np.zeros(trace, np.int32),
+  )
+  writer.write_dump(directory, header, [batch])
+  return str(directory)
+
+
+class FakeGenerator:
+  """Answers 'It works.' to everything, with fewer layers below 0.5."""
+
+  model = types.SimpleNamespace(
+    config=types.SimpleNamespace(num_decoder_layers=LAYERS)
+  )
+  tokenizer = types.SimpleNamespace(piece=PIECES.__getitem__)
+
+  def __init__(self):
+    self.inputs, self.thresholds = [], []
+
+  def generate(self, texts, *, threshold):
+    self.inputs += texts
+    self.thresholds.append(threshold)
+    return [
+      types.SimpleNamespace(
+        text='It works.',
+        pieces=('▁It', '▁works', '.'),
+        num_layers_used=(8, 2, 2),
+      )
+      for _ in texts
+    ]
+
+
+@pytest.fixture
+def generator(monkeypatch):
+  fake = FakeGenerator()
+  monkeypatch.setattr(
+    loading, 'load', lambda model: loading.LoadedModel(fake, 'weights')
+  )
+  return fake
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+  def give(content):
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding='utf-8')
+    monkeypatch.setattr('sys.stdin', stream)
+
+  return give
+
+
+@pytest.fixture
+def calibrated(tmp_path, capsys):
+  """Path of a calibration, and what the command printed."""
+  path = tmp_path / 'calibration.json'
+  directory = write_dump(tmp_path / 'calibration_dump', 'calibration')
+  code = main.main(['calibrate', f'--dump_dir={directory}', f'--output={path}'])
+  assert code == 0
+  return path, capsys.readouterr().out
+
+
+def failure(capsys, *args):
+  """(exit code, message) of a command that must print one line on stderr."""
+  code = main.main(args)
+  captured = capsys.readouterr()
+  assert captured.err.count('\n') == 1 and captured.err.endswith('\n')
+  return code, captured.err
+
+
+# --- calibrate ----------------------------------------------------------------
+
+
+def test_calibrate_writes_the_result_and_says_it(calibrated):
+  path, printed = calibrated
+  result = contracts.read_json(path, contracts.CalibrationResult)
+  assert result.threshold == 0.8
+  assert (result.tolerance, result.failure_prob) == (0.1, 0.05)
+  assert (result.consistency, result.metric) == ('textual', 'chrf')
+  assert 'threshold     0.8' in printed and result.reason in printed
+
+
+def test_calibrate_takes_macros(tmp_path, capsys):
+  directory = write_dump(tmp_path / 'dump', 'calibration')
+  path = tmp_path / 'c.json'
+  code = main.main(
+    [
+      'calibrate',
+      f'--gin.DUMP_OUTPUT_DIR="{directory}"',
+      f'--gin.CALIBRATION_FILE="{path}"',
+      '--gin.TOLERANCE=0.9',
+      '--gin.CONSISTENCY="risk"',
+      '--gin.METRIC="exact_match"',
+    ]
+  )
+  assert code == 0, capsys.readouterr().err
+  result = json.loads(path.read_text())
+  assert (result['tolerance'], result['consistency']) == (0.9, 'risk')
+  assert result['metric'] == 'exact_match'
+
+
+@pytest.mark.parametrize(
+  ('flag', 'code', 'message'),
+  [
+    ('--tolerance=0', 2, 'tolerance'),
+    ('--tolerance=1.0', 2, 'tolerance'),
+    ('--tolerance=nan', 2, 'tolerance'),
+    ('--failure_prob=1.5', 2, 'failure'),
+    ('--consistency=text', 2, "Did you mean 'textual'?"),
+    ('--metric=chrff', 2, 'chrf'),
+    ('--dump_dir=nowhere', 3, 'nowhere'),
+  ],
+)
+def test_calibrate_refuses(flag, code, message, tmp_path, capsys):
+  directory = write_dump(tmp_path / 'dump', 'calibration')
+  output = tmp_path / 'c.json'
+  args = ['calibrate', f'--dump_dir={directory}', f'--output={output}', flag]
+  got, printed = failure(capsys, *args)
+  assert got == code and message in printed
+  assert not output.exists()
+
+
+def test_calibrate_refuses_a_truncated_dump(tmp_path, capsys):
+  directory = write_dump(tmp_path / 'dump', 'calibration')
+  shard = tmp_path / 'dump' / 'shard-00000.npz'
+  shard.write_bytes(shard.read_bytes()[:-10])
+  args = [f'--dump_dir={directory}', f'--output={tmp_path}/c.json']
+  code, message = failure(capsys, 'calibrate', *args)
+  assert code == 3 and 'shard-00000.npz' in message
+
+
+# --- evaluate, report ---------------------------------------------------------
+
+
+def write_timings(path):
+  timings = evaluation.Timings(
+    full=evaluation.Timing(1.0, 2.0, 100),
+    calibrated=evaluation.Timing(0.8, 1.0, 100),
+    batch_size=1,
+    machine='a machine',
+  )
+  contracts.write_json_atomically(path, timings)
+  return path
+
+
+def test_evaluate_and_report(calibrated, generator, tmp_path, capsys):
+  calibration, _ = calibrated
+  test_dump = write_dump(tmp_path / 'test_dump', 'test')
+  timings = write_timings(tmp_path / 'timings.json')
+  output = tmp_path / 'evaluation.json'
+  code = main.main(
+    [
+      'evaluate',
+      f'--dump_dir={test_dump}',
+      f'--calibration={calibration}',
+      f'--calibration_dump_dir={tmp_path}/calibration_dump',
+      f'--timings={timings}',
+      f'--output={output}',
+    ]
+  )
+  printed = capsys.readouterr()
+  assert code == 0, printed.err
+  result = contracts.read_json(output, contracts.EvaluationResult)
+  assert result.speedup == 2.0 and result.calibrated.mean_layers == 4.0
+  assert 0.0 < result.baselines['input_copied'] < result.full.mean_metric == 1.0
+  assert 'calibrated' in printed.out and '2.00' in printed.out
+
+  page_dir = tmp_path / 'report'
+  code = main.main(
+    [
+      'report',
+      f'--calibration={calibration}',
+      f'--evaluation={output}',
+      f'--output_dir={page_dir}',
+      f'--dump_dir={test_dump}',
+    ]
+  )
+  printed = capsys.readouterr()
+  assert code == 0, printed.err
+  page = printed.out.removeprefix('Written: ').strip()
+  assert page.startswith(str(page_dir)) and page.endswith('.html')
+
+
+def test_evaluate_refuses_the_calibration_split(
+  calibrated, generator, tmp_path, capsys
+):
+  args = [
+    f'--dump_dir={tmp_path}/calibration_dump',
+    f'--calibration={calibrated[0]}',
+    f'--timings={write_timings(tmp_path / "timings.json")}',
+    f'--output={tmp_path}/e.json',
+  ]
+  code, message = failure(capsys, 'evaluate', *args)
+  assert code == 3 and 'another split' in message
+  assert not (tmp_path / 'e.json').exists()
+
+
+# --- dump ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [(None, None), ('1', (1.0,)), ('1,0.5, 0', (1.0, 0.5, 0.0))],
+)
+def test_thresholds(text, expected):
+  assert dump.parse_thresholds(text) == expected
+
+
+@pytest.mark.parametrize(
+  'text', ['', '0.5', '1,0.5,0.5', '1,0.2,0.5', '1,-0.1', '1,nan', 'a', '1;0']
+)
+def test_dump_refuses_other_thresholds(text, capsys, tmp_path):
+  args = [f'--output_dir={tmp_path}/d', f'--thresholds={text}']
+  code, message = failure(capsys, 'dump', *args)
+  assert code == 2 and 'strictly down' in message
+
+
+def test_dump_refuses_an_unknown_task(generator, capsys, tmp_path):
+  args = [f'--output_dir={tmp_path}/d', '--task=docstring_restauration']
+  code, message = failure(capsys, 'dump', *args)
+  assert code == 2 and 'docstring_restoration' in message
+
+
+# --- generate -----------------------------------------------------------------
+
+
+def test_generate_pairs_tokens_with_layers_in_a_pipe(generator, capsys):
+  assert main.main(['generate', 'It works', 'so it does']) == 0
+  captured = capsys.readouterr()
+  assert captured.out == '▁It/8 ▁works/2 ./2\n' * 2
+  assert generator.inputs == ['restore: it works', 'restore: so it does']
+  assert generator.thresholds == [0.9, 0.9]
+  assert '4.00 of 8 decoder layers per token, 6 tokens' in captured.err
+
+
+def test_generate_reads_lines(generator, stdin, capsys):
+  stdin('It works\r\nnaïve\n'.encode())
+  assert main.main(['generate', '--format=text', '--threshold=0.3']) == 0
+  assert capsys.readouterr().out == 'It works.\n' * 2
+  assert generator.inputs[1] == 'restore: naïve'
+  assert generator.thresholds == [0.3, 0.3]
+
+
+def test_generate_colors_where_asked(generator, capsys):
+  assert main.main(['generate', '--format=color', 'it works']) == 0
+  legend, text = capsys.readouterr().out.splitlines()
+  assert legend.startswith('layers used: ') and '\x1b[48;5;' in text
+
+
+@pytest.mark.parametrize('content', [b'', b'\n', b'  \t \n', b'...\n'])
+def test_generate_refuses_empty_text(content, generator, stdin, capsys):
+  stdin(content)
+  code, message = failure(capsys, 'generate')
+  assert code == 3 and 'text' in message
+
+
+def test_generate_refuses_bytes_that_are_not_text(generator, stdin, capsys):
+  stdin(b'\xff\xfe\n')
+  code, message = failure(capsys, 'generate')
+  assert code == 3 and 'Line 1 of the standard input must be UTF-8' in message
+
+
+@pytest.mark.parametrize('value', ['-0.1', '1.1', 'nan', 'inf'])
+def test_generate_refuses_thresholds_outside_the_unit_interval(
+  value, generator, capsys
+):
+  code, message = failure(capsys, 'generate', f'--threshold={value}', 'text')
+  assert code == 2 and 'must be in [0, 1]' in message
+
+
+def test_generate_takes_one_source_of_its_threshold(generator, capsys):
+  args = ['--threshold=0.5', '--calibration=c.json', 'text']
+  code, message = failure(capsys, 'generate', *args)
+  assert code == 2 and 'not both' in message
+
+
+def test_generate_uses_the_calibrated_threshold(
+  calibrated, generator, monkeypatch
+):
+  from calm_jax.dump import runner
+
+  monkeypatch.setattr(runner, 'config_digest', lambda generator: 'config')
+  assert main.main(['generate', f'--calibration={calibrated[0]}', 'text']) == 0
+  assert generator.thresholds == [0.8]
+
+
+def test_generate_refuses_the_calibration_of_another_model(
+  calibrated, generator, monkeypatch, capsys
+):
+  from calm_jax.dump import runner
+
+  monkeypatch.setattr(runner, 'config_digest', lambda generator: 'other')
+  args = [f'--calibration={calibrated[0]}', 'text']
+  code, message = failure(capsys, 'generate', *args)
+  assert code == 3 and "'config'" in message and "'other'" in message
+
+
+def test_the_summary_of_no_certified_threshold_warns():
+  from calm_jax.cli import calibrate
+
+  result = types.SimpleNamespace(
+    threshold=1.0,
+    tolerance=0.01,
+    failure_prob=0.05,
+    consistency='textual',
+    metric='chrf',
+    num_examples=10,
+    reason='A reason.',
+    warning='Too few.',
+  )
+  assert calibrate.summary(result).endswith('A reason.\nWarning: Too few.')
+
+
+def test_default_threshold_is_in_the_help(capsys):
+  assert main.main(['generate', '--help']) == 0
+  assert str(generate._DEFAULT_THRESHOLD) in capsys.readouterr().out
