@@ -1,0 +1,168 @@
+"""Text in, text out: a model with its vocabulary, and the layers it used.
+
+    texts --tokenizer--> tokens --models.generate--> tokens --tokenizer--> texts
+
+Serves `calm generate`, the dump and Python users:
+
+    import calm_jax
+    model = calm_jax.load()
+    for line in model.generate(['this works well doesnt it'], threshold=0.9):
+      print(line.text, line.num_layers_used)
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax import decoding, errors, models
+from calm_jax.data import arrays, vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """One generated text.
+
+  Attributes:
+    text: the output.
+    pieces: its tokens as shown to people, EOS left out.
+    num_layers_used: decoder layers of each piece, 1..L.
+    confidences: of each piece, at the layer where it left.
+    log_prob: natural log-probability of the output, EOS included.
+  """
+
+  text: str
+  pieces: tuple[str, ...]
+  num_layers_used: tuple[int, ...]
+  confidences: tuple[float, ...]
+  log_prob: float
+
+
+class TextGenerator:
+  """A model that reads and writes text.
+
+  Attributes:
+    model: the facade over network, measure and schedule.
+    params: its parameters.
+    tokenizer: its vocabulary.
+    inputs_length: longer inputs are truncated.
+    max_decode_length: outputs end here at the latest.
+  """
+
+  def __init__(
+    self,
+    model: models.EncoderDecoderModel,
+    params: Any,
+    tokenizer: vocabulary.Tokenizer,
+    *,
+    inputs_length: int = 64,
+    max_decode_length: int = 64,
+  ):
+    if tokenizer.vocab_size > model.config.vocab_size:
+      raise errors.DataError(
+        f'The vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces,'
+        f' but the embedding only {model.config.vocab_size} rows; the model'
+        ' belongs to another vocabulary.'
+      )
+    self.model = model
+    self.params = jax.device_put(params)
+    self.tokenizer = tokenizer
+    self.inputs_length = inputs_length
+    self.max_decode_length = max_decode_length
+    self._generate = jax.jit(self._traceable, static_argnames='trace')
+
+  def _traceable(self, params, tokens, thresholds, trace):
+    return self.model.generate(
+      params,
+      tokens,
+      thresholds,
+      max_decode_length=self.max_decode_length,
+      trace=trace,
+    )
+
+  def encode(self, texts: Sequence[str]) -> np.ndarray:
+    """Token rows [texts, inputs_length] of inputs that carry their prefix.
+
+    Raises:
+      DataError: a text is empty.
+    """
+    for i, text in enumerate(texts):
+      if not text.strip():
+        raise errors.DataError(
+          f'Every text must hold at least one character; text {i + 1} of'
+          f' {len(texts)} is empty.'
+        )
+    rows, _ = arrays.encode_rows(texts, self.tokenizer, self.inputs_length)
+    return arrays.pad_rows(rows, len(rows), self.inputs_length)
+
+  def generate_tokens(
+    self, tokens: np.ndarray, thresholds: np.ndarray, *, trace: bool = False
+  ) -> decoding.DecodeResult:
+    """Compiled generation; one program per shape, whatever the thresholds.
+
+    Args:
+      tokens: [batch, inputs_length], rows of zeros generate nothing.
+      thresholds: [batch] or [batch, grid] in [0, 1].
+      trace: whether to record every layer's confidence and best token.
+
+    Returns:
+      NumPy arrays, [batch * grid, ...].
+
+    Raises:
+      ConfigError: a threshold outside [0, 1].
+      NumericError: the model computes NaN or infinity.
+    """
+    thresholds = np.asarray(thresholds, np.float32)
+    if not ((thresholds >= 0) & (thresholds <= 1)).all():
+      raise errors.ConfigError(
+        f'Thresholds must be in [0, 1], got {thresholds.reshape(-1).tolist()};'
+        ' 1 is the full model.'
+      )
+    result = self._generate(
+      self.params, jnp.asarray(tokens), jnp.asarray(thresholds), trace=trace
+    )
+    result = jax.device_get(result)
+    if not np.isfinite(result.log_probs).all():
+      raise errors.NumericError(
+        'The model computes log-probabilities that are not finite; its'
+        ' parameters are damaged or its training diverged.'
+      )
+    return result
+
+  def generate(
+    self, texts: Sequence[str], *, threshold: float = 1.0
+  ) -> list[Generation]:
+    """Generates from raw inputs, prefix included.
+
+    Args:
+      texts: inputs as the task writes them.
+      threshold: a token leaves at the first layer whose confidence reaches
+        it; 1 is the full model.
+
+    Returns:
+      One generation per text.
+
+    Raises:
+      DataError: a text is empty.
+      ConfigError: the threshold is outside [0, 1].
+    """
+    if not texts:
+      return []
+    result = self.generate_tokens(
+      self.encode(texts), np.full(len(texts), threshold, np.float32)
+    )
+    return [self._generation(result, row) for row in range(len(texts))]
+
+  def _generation(self, result, row: int) -> Generation:
+    tokens = result.tokens[row]
+    shown = np.flatnonzero(tokens > models.EOS_ID)
+    return Generation(
+      text=self.tokenizer.decode(tokens),
+      pieces=tuple(self.tokenizer.piece(token) for token in tokens[shown]),
+      num_layers_used=tuple(result.num_layers_used[row][shown].tolist()),
+      confidences=tuple(result.confidences[row][shown].tolist()),
+      log_prob=float(result.log_probs[row]),
+    )

@@ -1,0 +1,53 @@
+"""Tiny networks whose layers disagree, for tests of early exit."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax import models
+from calm_jax.t5 import network
+
+VOCAB_SIZE = 24
+
+
+def tiny_config(*, tied: bool, num_decoder_layers: int = 4) -> network.T5Config:
+  return network.T5Config(
+    vocab_size=VOCAB_SIZE,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=num_decoder_layers,
+    mlp_activations=('relu',) if tied else ('gelu', 'linear'),
+    logits_via_embedding=tied,
+    dropout_rate=0.0,
+  )
+
+
+@functools.cache
+def tiny_params(config: network.T5Config, seed: int = 0):
+  """Random weights, scaled so that confidences spread over (0, 1)."""
+  tokens = jnp.ones((1, 4), jnp.int32)
+  params = network.Transformer(config).init(
+    jax.random.key(seed), tokens, tokens, tokens, enable_dropout=False
+  )['params']
+  return jax.tree.map(lambda x: x * 2.0 if x.ndim == 2 else x, params)
+
+
+def tiny_model(measure, *, tied: bool = False, **kwargs):
+  config = tiny_config(tied=tied)
+  model = models.EncoderDecoderModel(
+    network.Transformer(config), measure=measure, **kwargs
+  )
+  return model, tiny_params(config)
+
+
+def sources(batch_size: int, length: int = 7, seed: int = 0) -> np.ndarray:
+  """Random sources of several lengths, padded with 0."""
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(2, VOCAB_SIZE, (batch_size, length), dtype=np.int32)
+  lengths = rng.integers(2, length + 1, batch_size)
+  return np.where(np.arange(length) < lengths[:, None], tokens, 0)
