@@ -35,6 +35,7 @@ ROOMS = (
   'data',
   'checkpoints',
   'training',
+  'generation',
   'dump',
   'calibration',
   'evaluation',

@@ -70,6 +70,7 @@ def test_each_token_is_fed_in_at_the_next_position():
     batch_size=3,
     max_decode_length=5,
     eos_id=EOS,
+    num_traced=2,
   )
   np.testing.assert_array_equal(
     result.confidences, [[0, 5, 6, 0, 0], [0, 7, 0, 0, 0], [0, 2, 3, 4, 5]]
@@ -87,7 +88,12 @@ def test_loop_ends_when_all_rows_have():
     return result.replace(token=jnp.full(3, EOS)), cache + 1
 
   result = decoding.greedy_decode(
-    ends_at_once, jnp.int32(0), batch_size=3, max_decode_length=5, eos_id=EOS
+    ends_at_once,
+    jnp.int32(0),
+    batch_size=3,
+    max_decode_length=5,
+    eos_id=EOS,
+    num_traced=2,
   )
   np.testing.assert_array_equal(result.tokens[:, 0], [EOS] * 3)
   assert (np.asarray(result.tokens[:, 1:]) == 0).all()
