@@ -1,0 +1,108 @@
+"""From a model to a dump and back, against one-by-one generation."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from testing import tiny_text
+
+from calm_jax import errors
+from calm_jax.data import corpus
+from calm_jax.dump import reader, runner
+
+GRID = (1.0, 0.02, 0.0)
+
+
+@pytest.fixture(scope='module')
+def generator():
+  return tiny_text.make_generator()
+
+
+def _examples(count):
+  return [
+    corpus.Example(f'id{i}', 'restore: ' + 'word ' * (i + 1), f'Word {i}.')
+    for i in range(count)
+  ]
+
+
+def _header(generator, thresholds=GRID):
+  return runner.header(
+    generator,
+    task='docstring_restoration',
+    split='calibration',
+    metric='chrf',
+    thresholds=thresholds,
+    model_digest='m',
+    data_digest='d',
+    command='calm dump',
+  )
+
+
+def test_dump_equals_generating_one_by_one(generator, tmp_path, monkeypatch):
+  monkeypatch.setattr(runner, 'ROWS', 6)  # Two examples to a batch.
+  examples = _examples(5)
+  runner.run(generator, examples, _header(generator), tmp_path / 'dump')
+  manifest, dump = reader.read_dump(tmp_path / 'dump')
+  assert manifest.num_examples == 5 and len(manifest.shards) == 3
+  assert manifest.thresholds == GRID
+  order = [dump.example_ids.tolist().index(x.example_id) for x in examples]
+  for example, row in zip(examples, order, strict=True):
+    assert dump.sources[row] == example.inputs
+    assert dump.references[row] == example.targets
+    for column, threshold in enumerate(GRID):
+      (alone,) = generator.generate([example.inputs], threshold=threshold)
+      assert dump.predictions[row, column] == alone.text
+      used = dump.num_layers_used[row, column]
+      shown = dump.tokens[row, column] > 1
+      assert tuple(used[shown].tolist()) == alone.num_layers_used
+      np.testing.assert_allclose(
+        dump.confidences[row, column][shown], alone.confidences, atol=1e-5
+      )
+
+
+def test_trace_follows_the_full_model(generator, tmp_path):
+  runner.run(generator, _examples(3), _header(generator), tmp_path / 'dump')
+  _, dump = reader.read_dump(tmp_path / 'dump')
+  is_token = dump.num_layers_used[:, 0] > 0
+  last = dump.trace_tokens[:, :, -1]
+  np.testing.assert_array_equal(last[is_token], dump.tokens[:, 0][is_token])
+  np.testing.assert_array_equal(
+    dump.trace_confidences[:, :, -1][is_token],
+    dump.confidences[:, 0][is_token],
+  )
+
+
+def test_same_data_in_any_order_give_the_same_bytes(generator, tmp_path):
+  examples = _examples(4)
+  for name, order in (('a', examples), ('b', examples[::-1])):
+    runner.run(generator, order, _header(generator), tmp_path / name)
+  shards = [reader.read_manifest(tmp_path / x).shards for x in 'ab']
+  assert shards[0] == shards[1]
+
+
+def test_refuses_an_empty_split(generator, tmp_path):
+  with pytest.raises(errors.DataError, match='has none'):
+    runner.run(generator, [], _header(generator), tmp_path / 'dump')
+  assert not (tmp_path / 'dump').exists()
+
+
+def test_failure_leaves_nothing_behind(generator, tmp_path):
+  broken = [dataclasses.replace(x, inputs=' ') for x in _examples(2)]
+  with pytest.raises(errors.DataError, match='empty'):
+    runner.run(generator, broken, _header(generator), tmp_path / 'dump')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_digest_names_the_configuration(generator):
+  other = tiny_text.make_generator(max_decode_length=5)
+  assert runner.config_digest(generator) != runner.config_digest(other)
+  assert runner.config_digest(generator) == runner.config_digest(
+    tiny_text.make_generator()
+  )
+
+
+@pytest.mark.parametrize('step', [0.05, 0.1, 0.25])
+def test_default_grid_descends_from_the_full_model(step):
+  grid = runner.default_thresholds(step)
+  np.testing.assert_allclose(grid, np.arange(1, -step / 2, -step), atol=1e-12)
+  assert grid[0] == 1.0 and grid[-1] == 0.0

@@ -1,0 +1,110 @@
+"""The facade: T5X's methods, each against another route to its number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from testing import tiny_t5
+
+from calm_jax import models
+from calm_jax.early_exit import confidence
+
+
+@pytest.fixture(scope='module')
+def model_and_params():
+  return tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
+
+
+def _batch(seed=0):
+  targets = tiny_t5.sources(3, length=5, seed=seed + 1)
+  return {
+    'encoder_input_tokens': tiny_t5.sources(3, seed=seed),
+    'decoder_target_tokens': targets,
+    'decoder_input_tokens': np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+  }
+
+
+def test_loss_and_score_are_the_same_log_likelihood(model_and_params):
+  model, params = model_and_params
+  batch = _batch()
+  logits = model.module.apply(
+    {'params': params},
+    batch['encoder_input_tokens'],
+    batch['decoder_input_tokens'],
+    batch['decoder_target_tokens'],
+    enable_dropout=False,
+  )
+  log_probs = scipy.special.log_softmax(np.float64(logits), axis=-1)
+  targets = batch['decoder_target_tokens']
+  picked = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+  expected = np.where(targets > 0, picked, 0).sum(axis=-1)
+  scores = model.score_batch(params, batch)
+  np.testing.assert_allclose(scores, expected, rtol=1e-5)
+  loss, metrics = model.eval_fn(params, batch)
+  np.testing.assert_allclose(
+    loss - metrics['z_loss'], -expected.sum(), rtol=1e-5
+  )
+  assert metrics['weight_sum'] == (targets > 0).sum()
+
+
+def test_prediction_scores_as_the_teacher_forced_model(model_and_params):
+  model, params = model_and_params
+  batch = _batch()
+  tokens, aux = model.predict_batch_with_aux(
+    params, batch, threshold=1.0, max_decode_length=6
+  )
+  is_token = aux['exits'] > 0
+  # A generated 0 is a token to its score but padding to the targets.
+  rows = np.asarray(((tokens > 0) == is_token).all(axis=-1))
+  assert rows.any()
+  scored = model.score_batch(
+    params,
+    {
+      'encoder_input_tokens': batch['encoder_input_tokens'],
+      'decoder_target_tokens': tokens,
+      'decoder_input_tokens': jnp.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+    },
+  )
+  np.testing.assert_allclose(
+    aux['scores'][rows], scored[rows], rtol=1e-5, atol=1e-5
+  )
+
+
+def test_prediction_marks_missing_tokens_as_t5x_does(model_and_params):
+  model, params = model_and_params
+  batch = _batch()
+  batch['encoder_input_tokens'][1] = 0
+  tokens, aux = model.predict_batch_with_aux(params, batch, threshold=0.0)
+  assert tokens.shape == batch['decoder_input_tokens'].shape
+  assert (np.asarray(aux['exits'][1]) == -1).all()
+  assert (np.asarray(aux['confidences'][1]) == -1).all()
+  assert set(np.unique(aux['exits'])) == {-1, 1}
+  np.testing.assert_array_equal(
+    tokens, model.predict_batch(params, batch, threshold=0.0)
+  )
+
+
+def test_dropout_changes_the_training_loss_only():
+  model, params = tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
+  config = model.config.replace(dropout_rate=0.5)
+  dropping = models.EncoderDecoderModel(model.module.clone(config=config))
+  batch = _batch()
+  plain, _ = dropping.eval_fn(params, batch)
+  dropped, _ = dropping.loss_fn(params, batch, jax.random.key(0))
+  again, _ = dropping.loss_fn(params, batch, jax.random.key(0))
+  np.testing.assert_array_equal(plain, model.eval_fn(params, batch)[0])
+  np.testing.assert_array_equal(dropped, again)
+  assert abs(float(dropped - plain)) > 1e-3
+
+
+def test_initial_variables_carry_t5x_axis_names(model_and_params):
+  model, params = model_and_params
+  variables = model.get_initial_variables(
+    jax.random.key(0),
+    {'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 3)},
+  )
+  shapes = jax.tree.map(jnp.shape, params)
+  assert jax.tree.map(jnp.shape, variables['params']) == shapes
+  axes = variables['params_axes']['decoder']['layers_0']['self_attention']
+  assert axes['query']['kernel_axes'].names == ('embed', 'joined_kv')

@@ -1,0 +1,33 @@
+"""A tiny network that reads and writes text, for tests of the stages."""
+
+import jax
+
+from calm_jax import generation, models
+from calm_jax.data import vocabulary
+from calm_jax.t5 import network
+
+
+def make_generator(max_decode_length=6):
+  tokenizer = vocabulary.default_tokenizer()
+  config = network.T5Config(
+    vocab_size=tokenizer.vocab_size,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=3,
+    dropout_rate=0.0,
+  )
+  model = models.EncoderDecoderModel(network.Transformer(config))
+  params = model.get_initial_variables(
+    jax.random.key(1),
+    {'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 4)},
+  )['params']
+  return generation.TextGenerator(
+    model,
+    params,
+    tokenizer,
+    inputs_length=12,
+    max_decode_length=max_decode_length,
+  )
