@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
 from calm_jax import errors
 from calm_jax.calibration import p_values
@@ -39,16 +39,17 @@ def test_is_where_another_root_finder_finds_it(seed):
   assert losses.mean() < bound < 1
 
 
-def test_covers_the_true_mean_as_often_as_promised():
-  random = np.random.default_rng(0)
-  for mean in (0.02, 0.1, 0.4):
-    losses = random.random((600, 100)) < mean
-    covered = [bounds.mean_loss_upper_bound(row) >= mean for row in losses]
-    assert np.mean(covered) >= 0.95
-  # And it is a bound worth having: not far above the exact binomial one.
-  exact = 0.1637  # of Clopper and Pearson, for 10 of 100
-  ten = bounds.mean_loss_upper_bound(np.arange(100) < 10)
-  assert exact < ten < exact + 0.03
+@pytest.mark.parametrize('mean', [0.02, 0.1, 0.4])
+def test_covers_the_true_mean_as_often_as_promised(mean):
+  """Exactly: losses of 0 and 1 are known by how many are 1."""
+  n, counts = 60, np.arange(61)
+  upper = [bounds.mean_loss_upper_bound(np.arange(n) < k) for k in counts]
+  probability = stats.binom.pmf(counts, n, mean)
+  assert probability[np.array(upper) >= mean].sum() >= 0.95
+  # And it is worth having: not far above Clopper and Pearson's exact bound.
+  exact = stats.beta.ppf(0.95, counts[:-1] + 1, n - counts[:-1])
+  assert np.all(exact <= np.array(upper[:-1]) + 1e-9)
+  assert np.all(upper[:-1] <= exact + 0.06)
 
 
 def test_edges():

@@ -1,0 +1,119 @@
+"""The report's figures as PNG: style, rendering, and the list of them.
+
+    CalibrationResult, EvaluationResult -> plots -> PNG bytes
+
+Drawn for a width of 700 pixels: 7 inches, so that 10 points are 14 pixels
+there, at twice that resolution. matplotlib's own font, hence the same picture
+on every machine; no pyplot, hence no global state.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib import figure as mpl_figure
+from matplotlib.backends import backend_agg
+
+from calm_jax import contracts
+from calm_jax.report import colors, plots, wording
+
+_WIDTH, _DPI = 7.0, 200
+_STYLE = {
+  'font.family': 'DejaVu Sans',
+  'font.size': 9.5,
+  'axes.titlesize': 9.5,
+  'axes.titlelocation': 'left',
+  'axes.titlepad': 9,
+  'axes.titleweight': 'bold',
+  'axes.titlecolor': colors.INK,
+  'axes.edgecolor': colors.RULE,
+  'axes.labelcolor': colors.MUTED,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.axisbelow': True,
+  'text.color': colors.INK,
+  # A $ in a name is a $, no mathematics.
+  'text.parse_math': False,
+  'xtick.color': colors.RULE,
+  'ytick.color': colors.RULE,
+  'xtick.labelcolor': colors.MUTED,
+  'ytick.labelcolor': colors.MUTED,
+  'axes.grid': True,
+  'axes.grid.axis': 'y',
+  'grid.color': '#eceff3',
+  'grid.linewidth': 0.8,
+  'lines.linewidth': 1.6,
+  'lines.solid_capstyle': 'round',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A rendered figure and the words that go with it."""
+
+  file: str
+  png: bytes
+  caption: str
+  description: str  # for readers who cannot see it
+
+
+def draw(
+  calibration: contracts.CalibrationResult,
+  evaluation: contracts.EvaluationResult,
+) -> tuple[Picture, ...]:
+  """Draws all figures."""
+  data = (calibration, evaluation)
+  calibrated = evaluation.calibrated
+  return (
+    Picture(
+      'quality_against_layers.png',
+      _render(plots.quality_against_layers, 6.2, *data),
+      'Quality and consistency loss against the layers computed per token, one'
+      ' point per threshold. The large points are the calibrated threshold; the'
+      ' bar reaches to the 95% upper bound of the loss.',
+      f'At the calibrated threshold {calibrated.threshold:g}:'
+      f' {wording.layers(calibrated.mean_layers)} layers per token,'
+      f' {wording.metric_name(evaluation.metric)}'
+      f' {wording.number(calibrated.mean_metric)}, loss'
+      f' {wording.number(calibrated.mean_loss)}.',
+    ),
+    Picture(
+      'layers_used.png',
+      _render(plots.layers_used, 2.9, *data),
+      'How many layers the tokens of the test split used at the calibrated'
+      ' threshold. The colours are those of the sample outputs.',
+      'Tokens by layers used, from 1 layer on: '
+      + ', '.join(map(str, evaluation.layer_histogram))
+      + '.',
+    ),
+    Picture(
+      'tests_along_the_grid.png',
+      _render(plots.tests_along_the_grid, 5.4, *data),
+      'The calibration, in the order of its tests. Each threshold is tested'
+      ' until the first p-value above the failure probability; what comes after'
+      ' is not certified, whatever its p-value.',
+      f'{sum(point.certified for point in calibration.grid)} of'
+      f' {len(calibration.grid)} thresholds are certified, down to'
+      f' {calibration.threshold:g}.',
+    ),
+  )
+
+
+def _render(
+  plot: Callable[..., None],
+  height: float,
+  calibration: contracts.CalibrationResult,
+  evaluation: contracts.EvaluationResult,
+) -> bytes:
+  with matplotlib.rc_context(_STYLE):
+    figure = mpl_figure.Figure(
+      figsize=(_WIDTH, height), dpi=_DPI, layout='constrained'
+    )
+    plot(figure, calibration, evaluation)
+    png = io.BytesIO()
+    # Without metadata, the same numbers give the same bytes.
+    backend_agg.FigureCanvasAgg(figure).print_png(
+      png, metadata={'Software': None}
+    )
+  return png.getvalue()

@@ -1,0 +1,108 @@
+"""What the numbers say, in sentences: shared by the page and the terminal.
+
+Pure functions from the two results to text.
+"""
+
+from calm_jax import contracts
+
+_METRICS = {
+  'chrf': 'chrF',
+  'rouge_l': 'ROUGE-L',
+  'exact_match': 'exact match',
+  'token_f1': 'token F1',
+}
+
+
+def metric_name(metric: str) -> str:
+  """Returns the metric's name as papers write it."""
+  return _METRICS.get(metric, metric)
+
+
+def number(value: float) -> str:
+  """Three decimals for losses and scores; 0 and 1 exactly as such."""
+  return f'{value:g}' if value in (0.0, 1.0) else f'{value:.3f}'
+
+
+def layers(value: float) -> str:
+  """Layers per token: two decimals, none for a whole number."""
+  return f'{value:.0f}' if value == int(value) else f'{value:.2f}'
+
+
+def milliseconds(value: float) -> str:
+  """About three significant digits."""
+  return f'{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}'
+
+
+def percent(share: float) -> str:
+  """Returns a share as a percentage without superfluous digits."""
+  return f'{100 * share:.4g}%'
+
+
+def is_certified(calibration: contracts.CalibrationResult) -> bool:
+  """Whether any threshold below 1 is certified."""
+  return calibration.threshold < 1.0
+
+
+def loss_name(result: contracts.EvaluationResult) -> str:
+  """Returns what one example's loss is."""
+  metric = metric_name(result.metric)
+  if result.consistency == 'textual':
+    return f"1 \u2212 {metric} against the full model's output"
+  return f'{metric} lost against the reference, compared with the full model'
+
+
+def headline(
+  calibration: contracts.CalibrationResult,
+  evaluation: contracts.EvaluationResult,
+) -> str:
+  """Returns the result in one line."""
+  if not is_certified(calibration):
+    return 'No early exit is certified, so the full model is kept'
+  return (
+    f'{evaluation.speedup:.2g}\u00d7 the speed of the full model, with'
+    f' {evaluation.calibrated.mean_layers:.1f} of'
+    f' {evaluation.full.mean_layers:.0f} decoder layers per token'
+  )
+
+
+def guarantee(
+  calibration: contracts.CalibrationResult,
+  evaluation: contracts.EvaluationResult,
+) -> str:
+  """Returns what is promised, in plain words."""
+  if not is_certified(calibration):
+    return calibration.reason
+  return (
+    f'With probability at least {percent(1 - calibration.failure_prob)} over'
+    f' the draw of the calibration set ({calibration.num_examples:,} examples),'
+    f' the expected loss of a new text is at most {calibration.tolerance:g},'
+    f' where the loss is {loss_name(evaluation)}.'
+  )
+
+
+def measured(
+  calibration: contracts.CalibrationResult,
+  evaluation: contracts.EvaluationResult,
+) -> str:
+  """Returns what the test split says about the promise."""
+  if not is_certified(calibration):
+    return calibration.warning
+  row, tolerance = evaluation.calibrated, calibration.tolerance
+  facts = (
+    f'On {evaluation.num_examples:,} unseen examples of the'
+    f' {evaluation.split} split the mean loss is {number(row.mean_loss)}, and'
+    f' with 95% confidence the expected loss is at most'
+    f' {number(row.loss_upper_95)}'
+  )
+  if row.loss_upper_95 <= tolerance:
+    return f'{facts}: within the tolerance.'
+  if row.mean_loss <= tolerance:
+    return (
+      f'{facts}: the mean is within the tolerance, but the split is too small'
+      ' to confirm it by itself.'
+    )
+  return (
+    f'{facts}. The mean is above the tolerance: either chance, to which the'
+    f' guarantee leaves {percent(calibration.failure_prob)}, or the two splits'
+    ' do not come from one distribution.'
+  )
