@@ -1,2 +1,14 @@
 """calm_jax: confident adaptive language modeling in JAX."""
 
+import importlib
+
+__version__ = '0.1.0'
+
+
+def load(model=None):
+  """A model that reads and writes text; `generation.load`, imported late.
+
+  Importing `calm_jax` alone brings in neither JAX nor TensorFlow, so that
+  calibration and reports stay light.
+  """
+  return importlib.import_module('calm_jax.generation').load(model)
