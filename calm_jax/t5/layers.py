@@ -16,9 +16,7 @@ from calm_jax.t5 import masks
 
 Initializer = Callable[..., jax.Array]
 
-DENSE_INIT = nn.initializers.variance_scaling(
-  1.0, 'fan_in', 'truncated_normal'
-)
+DENSE_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
 
 class Dense(nn.Module):
