@@ -1,6 +1,15 @@
-"""Settings that must stand before JAX or TensorFlow is first imported."""
+"""Settings that must stand before JAX or TensorFlow is first imported.
+
+Also the files in testdata/ that several tests read.
+"""
 
 import os
+import pathlib
+import tarfile
+
+import pytest
+
+TESTDATA = pathlib.Path(__file__).parent / 'testdata'
 
 # A test compares float32 numbers made on one kind of machine; set
 # JAX_PLATFORMS yourself to run the tests on another.
@@ -10,3 +19,18 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 # Figures are written, never shown.
 os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+@pytest.fixture(scope='session')
+def t5x_tiny(tmp_path_factory) -> pathlib.Path:
+  """T5X's native checkpoints of two tiny networks, and what T5X computes."""
+  directory = tmp_path_factory.mktemp('t5x')
+  with tarfile.open(TESTDATA / 't5x_tiny.tgz') as archive:
+    archive.extractall(directory, filter='data')
+  return directory / 't5x_tiny'
+
+
+@pytest.fixture(scope='session')
+def hf_tiny() -> pathlib.Path:
+  """Hugging Face directories of two tiny networks, and what torch computes."""
+  return TESTDATA / 'hf_tiny'

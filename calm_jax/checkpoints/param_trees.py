@@ -63,7 +63,9 @@ def check_same(
   ]
   if not missing and not extra and not different:
     return
-  lines = [f'missing: {name}{_nearest(name, extra or found)}' for name in missing]
+  lines = [
+    f'missing: {name}{_nearest(name, extra or found)}' for name in missing
+  ]
   lines += [f'not expected: {name} {found[name]}' for name in extra]
   lines += [
     f'{name} is {found[name]}, must be {expected[name]}' for name in different
