@@ -68,7 +68,7 @@ def run(args) -> None:
   folder = pathlib.Path(chosen.output_dir).expanduser()
   steps = _Steps(5)
   steps.start('the shipped model' if chosen.model is None else chosen.model)
-  loaded = loading.load(chosen.model)
+  loaded = loading.load(chosen)
 
   def write_dump(split: str, count: int) -> str:
     path = folder / f'{split}_dump'

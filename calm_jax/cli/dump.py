@@ -67,7 +67,7 @@ def run(args) -> None:
   # Before the model is loaded, which takes seconds.
   thresholds = parse_thresholds(chosen.thresholds)
   manifest = write_dump(
-    loading.load(chosen.model),
+    loading.load(chosen),
     task=chosen.task,
     split=chosen.split,
     max_examples=chosen.max_examples,

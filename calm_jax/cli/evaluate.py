@@ -88,7 +88,7 @@ def run(args) -> None:
     _, data = reader.read_dump(chosen.calibration_dump_dir)
     calibration_ids = data.example_ids
   result = evaluate_dump(
-    loading.load(chosen.model),
+    loading.load(chosen),
     test,
     calibration,
     calibration_ids=calibration_ids,

@@ -67,7 +67,7 @@ def run(args) -> None:
   first = next(texts, None)
   if first is None:
     raise errors.DataError('There must be at least one text, got none.')
-  loaded = loading.load(chosen.model)
+  loaded = loading.load(chosen)
   threshold = threshold_for(chosen, loaded)
   write = _Writer(loaded, threshold, args.format)
   for number, text in enumerate(_chain(first, texts), start=1):

@@ -96,11 +96,15 @@ def check_macros_are_used(
     raise errors.ConfigError(f'The macro {name} is never used; {hint}')
 
 
-def check_complete(function: Callable[..., Any]) -> None:
-  """Raises ConfigError naming all macros that `function` still lacks."""
+def check_complete(root: Callable[..., Any] | str) -> None:
+  """Raises ConfigError naming all macros that are still to be given.
+
+  Args:
+    root: the function that will be called, or '%NAME' for a macro's value.
+  """
   defined = macro_values()
   missing, undefined = [], []
-  for name in sorted(_macros_reached(function)):
+  for name in sorted(_macros_reached(root)):
     if name not in defined:
       undefined.append(name)
     elif _is_required(defined[name]):
@@ -134,9 +138,11 @@ def _macro_of(reference: Any) -> str:
   return '/'.join(reference.scopes)
 
 
-def _macros_reached(function: Callable[..., Any]) -> set[str]:
-  """Macros that calling `function` would evaluate."""
-  waiting = [f'{function.__module__}.{function.__qualname__}']
+def _macros_reached(root: Callable[..., Any] | str) -> set[str]:
+  """Macros that calling `root` would evaluate."""
+  if not isinstance(root, str):
+    root = f'{root.__module__}.{root.__qualname__}'
+  waiting = [root]
   seen: set[str] = set()
   while waiting:
     key = waiting.pop()

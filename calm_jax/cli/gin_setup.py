@@ -6,6 +6,7 @@ Gin files can import and call any Python code: parse only files you trust.
 """
 
 import contextlib
+import copy
 import difflib
 import importlib.util  # noqa: F401  gin 0.5 uses it without importing it.
 import logging
@@ -75,6 +76,18 @@ def parse(
     if not path.resolve().is_relative_to(gin_root() / 'gin'):
       user_names |= gin_checks.macro_names(path.read_text(encoding='utf-8'))
   gin_checks.check_macros_are_used(user_names, stage_macros)
+
+
+def macro(name: str, default: Any = None) -> Any:
+  """The value of a macro, with references in it called; else the default.
+
+  Raises:
+    ConfigError: the value needs macros that are required or undefined.
+  """
+  if name not in gin_checks.macro_values():
+    return default
+  gin_checks.check_complete(f'%{name}')
+  return copy.deepcopy(gin_checks.macro_values()[name])
 
 
 def absolute_path_macro(name: str) -> pathlib.Path:

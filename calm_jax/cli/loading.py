@@ -6,6 +6,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+from calm_jax import errors
 from calm_jax.cli import settings
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ MODEL = settings.Setting(
   'CHECKPOINT_PATH',
   str,
   None,
-  'folder of a model; without it, the one that ships with calm_jax',
+  'folder of a model, or with --gin_file a MODEL_DIR or checkpoint; without'
+  ' it, the model that ships with calm_jax',
 )
 TASK = settings.Setting(
   'task',
@@ -40,13 +42,51 @@ class LoadedModel:
   digest: str
 
 
-def load(model: str | None) -> LoadedModel:
-  """Loads a model folder, the shipped one if None.
+def load(chosen) -> LoadedModel:
+  """Loads what `--model` names, the shipped model without it.
+
+  Where gin files define MODEL, `--model` names a checkpoint of it: a MODEL_DIR,
+  or a checkpoint in one. Otherwise it names a finished model's folder.
+
+  Args:
+    chosen: from `settings.settle`, with `MODEL` among the settings.
 
   Raises:
-    DataError: the folder holds no model, or a damaged one.
+    ConfigError: a gin file describes a model, but no checkpoint is named.
+    DataError: the folder holds no such model, or a damaged one.
   """
+  if 'MODEL' in chosen.gin_macros:
+    return _load_checkpoint(chosen.model)
   from calm_jax.checkpoints import bundle
 
-  generator, digest = bundle.load(model)
+  generator, digest = bundle.load(chosen.model)
   return LoadedModel(generator, digest)
+
+
+def _load_checkpoint(path: str | None) -> LoadedModel:
+  if path is None:
+    raise errors.ConfigError(
+      'The gin files describe a model, so a checkpoint of it is required, for'
+      ' example --model=runs/docstrings.'
+    )
+  from calm_jax import generation
+  from calm_jax.checkpoints import digests, orbax_io, param_trees
+  from calm_jax.cli import gin_setup
+  from calm_jax.data import vocabulary
+
+  model = gin_setup.macro('MODEL')
+  lengths = gin_setup.macro('TASK_FEATURE_LENGTHS', {})
+  params = orbax_io.restore_params(path)
+  param_trees.check_same(
+    {name: leaf.shape for name, leaf in param_trees.flatten(params).items()},
+    param_trees.expected_shapes(model.config),
+    path,
+  )
+  generator = generation.TextGenerator(
+    model,
+    params,
+    vocabulary.default_tokenizer(),
+    inputs_length=lengths.get('inputs', 64),
+    max_decode_length=lengths.get('targets', 64),
+  )
+  return LoadedModel(generator, digests.model_digest(params))

@@ -26,6 +26,7 @@ STAGES = {
   'generate': 'text in, text out, each token coloured by the layers it used',
 }
 _INTERRUPTED = 130
+_MOST_LINES = 12
 _USAGE = """calm: confident adaptive language modeling in JAX
 
 usage: calm STAGE [flags]
@@ -95,7 +96,7 @@ def _run_stage(stage: str, args: list[str]) -> int:
   except errors.CalmError as error:
     if verbose:
       traceback.print_exc()
-    print(f'calm {stage}: error: {one_line(error)}', file=sys.stderr)
+    print(f'calm {stage}: error: {message_of(error)}', file=sys.stderr)
     return error.exit_code
   except BrokenPipeError:
     raise
@@ -119,10 +120,13 @@ def _set_up_logging(verbose: bool) -> None:
   )
 
 
-def one_line(error: Exception) -> str:
-  """The message alone: gin appends the call it happened in, on new lines."""
-  message = str(error).partition('\n  In call to configurable')[0]
-  return ' '.join(message.split())
+def message_of(error: Exception) -> str:
+  """An error's message without what gin appends, and not too long a list."""
+  lines = str(error).partition('\n  In call to configurable')[0].splitlines()
+  if len(lines) > _MOST_LINES:
+    left_out = len(lines) - _MOST_LINES + 1
+    lines[_MOST_LINES - 1 :] = [f'  and {left_out} more; --v=1 shows all']
+  return '\n'.join(lines)
 
 
 def _discard_output() -> None:

@@ -69,14 +69,14 @@ def add_flags(parser: flags.Parser, settings: Sequence[Setting]) -> None:
 def settle(
   args: argparse.Namespace, settings: Sequence[Setting]
 ) -> argparse.Namespace:
-  """Values of all settings, by name.
+  """Values of all settings, by name; `gin_macros` holds all of gin's macros.
 
   Raises:
     ConfigError: required settings are missing (all are named), a macro has
       another type, or gin's files and bindings are wrong.
   """
   macros = _macros(args, settings)
-  values = argparse.Namespace()
+  values = argparse.Namespace(gin_macros=macros)
   missing = []
   for setting in settings:
     value = getattr(args, setting.name)

@@ -100,7 +100,16 @@ def test_a_bug_is_not_hidden(failing_stage):
 
 def test_gin_s_addition_to_a_message_is_dropped():
   error = errors.DataError("No.\n  In call to configurable 'train' (<f>)")
-  assert main.one_line(error) == 'No.'
+  assert main.message_of(error) == 'No.'
+
+
+def test_long_lists_are_cut():
+  error = errors.DataError('\n'.join(['Wrong.', *map(str, range(40))]))
+  lines = main.message_of(error).splitlines()
+  assert len(lines) == 12 and lines[-2:] == [
+    '9',
+    '  and 30 more; --v=1 shows all',
+  ]
 
 
 def test_interrupt(failing_stage, capsys):

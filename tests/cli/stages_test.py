@@ -79,7 +79,7 @@ class FakeGenerator:
 def generator(monkeypatch):
   fake = FakeGenerator()
   monkeypatch.setattr(
-    loading, 'load', lambda model: loading.LoadedModel(fake, 'weights')
+    loading, 'load', lambda chosen: loading.LoadedModel(fake, 'weights')
   )
   return fake
 

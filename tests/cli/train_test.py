@@ -1,0 +1,128 @@
+"""`calm train`, and what other stages make of its checkpoints."""
+
+import json
+
+import pytest
+
+from calm_jax.cli import gin_setup, main
+from calm_jax.data import corpus
+from calm_jax.dump import reader
+
+TINY = '--gin_file=gin/experiments/tiny.gin'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_corpus():
+  """Sixty made-up sentences per split instead of the real corpus."""
+
+  def load_corpus(task, split):
+    return [
+      corpus.Example(
+        f'{split}-{i:03}',
+        f'restore: it returns {i} values and {split}',
+        f'It returns {i} values, and {split}.',
+      )
+      for i in range(60)
+    ]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(corpus, 'load_corpus', load_corpus)
+    patch.setattr(corpus, 'ensure_corpus', lambda: None)
+    patch.setattr(corpus, 'read_manifest', lambda _: {'digest': 'made up'})
+    yield
+
+
+@pytest.fixture(scope='module')
+def model_dir(tmp_path_factory):
+  """MODEL_DIR of a run of four steps."""
+  path = tmp_path_factory.mktemp('train') / 'model'
+  assert main.main(['train', TINY, f'--gin.MODEL_DIR="{path}"']) == 0
+  return path
+
+
+def steps_in(model_dir):
+  lines = (model_dir / 'train' / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line)['step'] for line in lines]
+
+
+def test_train_writes_checkpoints_metrics_and_its_configuration(model_dir):
+  assert (model_dir / 'checkpoint_4').is_dir()
+  assert steps_in(model_dir)[-1] == 4
+  assert (model_dir / 'training_eval' / 'metrics.jsonl').is_file()
+  gin_setup.parse([str(model_dir / 'config.gin')], [])
+  assert gin_setup.macro('TRAIN_STEPS') == 4
+
+
+def test_the_same_command_with_more_steps_resumes(model_dir, capsys):
+  args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=6']
+  assert main.main(['train', TINY, *args]) == 0
+  captured = capsys.readouterr()
+  assert 'steps 4 to 6' in captured.out + captured.err
+  assert (model_dir / 'checkpoint_6').is_dir()
+  assert steps_in(model_dir)[-1] == 6
+
+
+def test_dump_of_a_checkpoint(model_dir, tmp_path, capsys):
+  code = main.main(
+    [
+      'dump',
+      TINY,
+      f'--model={model_dir}/checkpoint_4',
+      f'--output_dir={tmp_path}/dump',
+      '--max_examples=5',
+      '--thresholds=1,0.5,0',
+      '--gin.TASK_FEATURE_LENGTHS={"inputs": 24, "targets": 8}',
+    ]
+  )
+  assert code == 0, capsys.readouterr().err
+  manifest, data = reader.read_dump(tmp_path / 'dump')
+  assert manifest.num_examples == 5
+  assert manifest.max_decode_length == 8
+  assert manifest.task == 'docstring_restoration'
+  assert (data.num_layers_used[:, 2] <= 1).all()  # threshold 0
+
+
+def failure(capsys, *args):
+  code = main.main(args)
+  message = capsys.readouterr().err
+  assert message.startswith(f'calm {args[0]}: error: ')
+  return code, message
+
+
+def test_train_needs_a_gin_file(capsys):
+  code, message = failure(capsys, 'train')
+  assert code == 2 and '--gin_file=gin/experiments/docstrings.gin' in message
+
+
+def test_train_refuses_fewer_steps_than_done(model_dir, capsys):
+  args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=2']
+  code, message = failure(capsys, 'train', TINY, *args)
+  assert code == 2 and 'got 2' in message and 'configurable' not in message
+
+
+def test_train_refuses_a_file_as_its_folder(tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  args = [f'--gin.MODEL_DIR="{tmp_path}/file/model"']
+  code, _ = failure(capsys, 'train', TINY, *args)
+  assert code == 4
+
+
+def test_a_missing_checkpoint(tmp_path, capsys):
+  args = [f'--model={tmp_path}/none', f'--output_dir={tmp_path}/dump']
+  code, message = failure(capsys, 'dump', TINY, *args)
+  assert code == 3 and 'none' in message
+  assert not (tmp_path / 'dump').exists()
+
+
+def test_a_model_from_gin_needs_its_checkpoint(tmp_path, capsys):
+  code, message = failure(capsys, 'dump', TINY, f'--output_dir={tmp_path}/d')
+  assert code == 2 and '--model=' in message
+
+
+def test_a_checkpoint_of_another_size(model_dir, tmp_path, capsys):
+  args = [f'--model={model_dir}', f'--output_dir={tmp_path}/dump']
+  code, message = failure(
+    capsys, 'dump', TINY, '--gin.network.T5Config.mlp_dim=64', *args
+  )
+  assert code == 3 and 'wi' in message
+  assert not (tmp_path / 'dump').exists()
