@@ -185,7 +185,7 @@ def make_train_step(
       layer_losses,
       batch,
       optimizer.learning_rate_fn(train_state.step),
-      optax.global_norm(gradients),
+      _global_norm(gradients),
     )
     return next_state, sums
 
@@ -226,6 +226,10 @@ def make_eval_step(module: nn.Module) -> EvalStep:
     )
 
   return jax.jit(eval_step)
+
+
+def _global_norm(tree: Any) -> jax.Array:
+  return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def _argmax(logits: jax.Array) -> jax.Array:

@@ -1,0 +1,174 @@
+"""Whole runs of the loop: learning, resuming, stopping, failing."""
+
+import functools
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+from testing import copying
+
+from calm_jax import errors, optimizers
+from calm_jax.training import loop, step, writers
+
+OPTIMIZER = optimizers.adafactor(3e-2)
+PERIODS = loop.Periods(log=2, evaluate=4, checkpoint=4)
+OBJECTIVE = step.LayerWeightedObjective(num_sampled_layers=1)
+# Everything random is at work: dropout, sampled layers.
+MODEL = copying.copying_model(dropout_rate=0.1)
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+  """No TensorFlow for events; equal runs share one compiled step."""
+  monkeypatch.setattr(writers, 'summary_writer', lambda directory: None)
+  monkeypatch.setattr(step, 'make_train_step', _make_train_step)
+  monkeypatch.setattr(step, 'make_eval_step', _make_eval_step)
+
+
+_make_train_step = functools.cache(step.make_train_step)
+_make_eval_step = functools.cache(step.make_eval_step)
+
+
+def train(model_dir, total_steps, batches=None, **options):
+  options = {'objective': OBJECTIVE, 'periods': PERIODS, **options}
+  return loop.train(
+    MODEL,
+    batches or copying.CopyingBatches(),
+    OPTIMIZER,
+    model_dir,
+    total_steps,
+    **options,
+  )
+
+
+def metric_lines(model_dir, name='train'):
+  path = pathlib.Path(model_dir, name, 'metrics.jsonl')
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses_of(model_dir):
+  return {line['step']: line['loss'] for line in metric_lines(model_dir)}
+
+
+def assert_same_state(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  """(directory, final state) of 8 steps in one go."""
+  directory = tmp_path_factory.mktemp('uninterrupted')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(writers, 'summary_writer', lambda directory: None)
+    patch.setattr(step, 'make_train_step', _make_train_step)
+    return directory, train(directory, 8)
+
+
+def test_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path):
+  directory, expected = uninterrupted
+  train(tmp_path, 4)
+  actual = train(tmp_path, 8)
+  assert_same_state(actual, expected)
+  assert losses_of(tmp_path) == losses_of(directory)
+  assert list(losses_of(tmp_path)) == [2, 4, 6, 8]
+
+
+def test_iterators_and_indexed_batches_are_the_same(uninterrupted, tmp_path):
+  def batches(start_step):
+    while True:
+      yield copying.CopyingBatches().batch_at(start_step)
+      start_step += 1
+
+  train(tmp_path, 4, batches)
+  assert_same_state(train(tmp_path, 8, batches), uninterrupted[1])
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_then_leaves(uninterrupted, tmp_path, number, capsys):
+  class Interrupting(copying.CopyingBatches):
+    def batch_at(self, step):
+      if step == 4:
+        os.kill(os.getpid(), number)
+      return super().batch_at(step)
+
+  handler = signal.getsignal(number)
+  with pytest.raises(SystemExit) as raised:
+    train(tmp_path, 8, Interrupting())
+  assert raised.value.code == 143
+  assert signal.getsignal(number) is handler
+  assert f'{number.name}: saved step 5' in capsys.readouterr().out
+  assert (tmp_path / 'checkpoint_5').is_dir()
+  assert_same_state(train(tmp_path, 8), uninterrupted[1])
+
+
+class Poisoned(copying.CopyingBatches):
+  """An infinite loss weight in the batch of step 6."""
+
+  def batch_at(self, step):
+    batch = super().batch_at(step)
+    if step == 5:
+      batch['decoder_loss_weights'][0, 0] = np.inf
+    return batch
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+  with pytest.raises(errors.NumericError) as raised:
+    train(tmp_path, 8, Poisoned())
+  assert 'at step 6' in str(raised.value)
+  assert 'checkpoint of step 4 is kept' in str(raised.value)
+  assert [p.name for p in tmp_path.glob('checkpoint_*')] == ['checkpoint_4']
+
+
+def test_nan_at_a_checkpoint_step_is_not_saved(tmp_path):
+  periods = loop.Periods(log=2, evaluate=6, checkpoint=6)
+  with pytest.raises(errors.NumericError, match='no checkpoint had been saved'):
+    train(tmp_path, 6, Poisoned(), periods=periods)
+  assert not list(tmp_path.glob('checkpoint_*'))
+
+
+def test_finished_run_does_nothing_and_a_shorter_one_is_refused(tmp_path):
+  expected = train(tmp_path, 4)
+  assert_same_state(train(tmp_path, 4), expected)
+  with pytest.raises(errors.ConfigError, match='at least 4'):
+    train(tmp_path, 3)
+
+
+def test_shapes_are_counted(tmp_path, capsys):
+  class TwoLengths:
+    def batch_at(self, step):
+      return copying.CopyingBatches(length=6 + step % 2).batch_at(step)
+
+  train(tmp_path, 4, TwoLengths())
+  lines = capsys.readouterr().out.splitlines()
+  assert sum('compiled in' in line for line in lines) == 2
+  assert any('batch shape 2: source (16, 7)' in line for line in lines)
+
+
+def test_copying_is_learned_by_all_layers(tmp_path):
+  batches = copying.CopyingBatches(batch_size=32, length=4, num_tokens=4)
+  validation = [(batches.batch_at(10**6), 32), (batches.batch_at(10**6 + 1), 5)]
+  train(
+    tmp_path,
+    400,
+    batches,
+    objective=step.LayerWeightedObjective(),
+    periods=loop.Periods(log=20, evaluate=200, checkpoint=200),
+    eval_batches=iter(validation),
+  )
+  losses = losses_of(tmp_path)
+  assert losses[400] < 0.5 * losses[20]
+  first, last = metric_lines(tmp_path, 'training_eval')
+  assert (first['step'], last['step']) == (200, 400)
+  assert last['accuracy'] > 0.8
+  assert last['agreement_per_layer/layer_3'] == 1.0
+  assert last['agreement_per_layer/layer_2'] > 0.6
+
+
+@pytest.mark.parametrize('name', ['log', 'evaluate', 'checkpoint'])
+def test_periods_must_be_positive(name):
+  with pytest.raises(errors.ConfigError, match=f'Periods.{name} must be'):
+    loop.Periods(**{name: 0})
