@@ -57,10 +57,11 @@ def load(chosen) -> LoadedModel:
   """
   if 'MODEL' in chosen.gin_macros:
     return _load_checkpoint(chosen.model)
-  from calm_jax.checkpoints import bundle
+  from calm_jax import generation
+  from calm_jax.checkpoints import digests
 
-  generator, digest = bundle.load(chosen.model)
-  return LoadedModel(generator, digest)
+  generator = generation.load(chosen.model)
+  return LoadedModel(generator, digests.model_digest(generator.params))
 
 
 def _load_checkpoint(path: str | None) -> LoadedModel:

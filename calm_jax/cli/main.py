@@ -19,6 +19,7 @@ from calm_jax.cli import flags
 STAGES = {
   'demo': 'the whole line below on the shipped model, ending in a report',
   'train': 'train a model: gin file in, checkpoints out',
+  'export': 'a checkpoint as a small, complete model folder',
   'dump': 'decode a split at a grid of thresholds',
   'calibrate': 'choose a threshold whose quality is guaranteed',
   'evaluate': 'quality, layers and speed of that threshold on test data',
