@@ -3,7 +3,8 @@
     orbax_io          MODEL_DIR/checkpoint_N, written by training
     from_t5x          T5X's native checkpoints -> parameters
     from_huggingface  config.json, model.safetensors -> both
-    bundle            a finished model in one small directory, and `load_model`
+    bundle            a finished model in one small directory
+    load              any of these
 
 All of them give the same nested dict of float32 arrays, with T5X's names, and
 refuse a file whose parameters are not exactly those of the network.

@@ -1,0 +1,242 @@
+"""A finished model in one small directory: what a repository can carry.
+
+    params.safetensors     parameters as float16, names joined by '/'
+    config.json            sizes, sha256 of the other files, task, training
+    sentencepiece.model    the vocabulary
+
+`calm_jax/pretrained/docstrings` is one of them. config.json is written last
+and holds the digests of the others, so half a bundle is never taken for one.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from calm_jax import errors, json_records
+from calm_jax.checkpoints import param_trees
+from calm_jax.t5 import network
+
+CONFIG_FILE = 'config.json'
+PARAMS_FILE = 'params.safetensors'
+VOCABULARY_FILE = 'sentencepiece.model'
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleInfo:
+  """What besides the weights belongs to a model.
+
+  Attributes:
+    task: name of the task that it was trained for.
+    feature_lengths: tokens of 'inputs' and 'targets'.
+    training: how it was trained and what it reached, in words for people.
+  """
+
+  task: str
+  feature_lengths: dict[str, int]
+  training: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+  """A model read from its directory.
+
+  Attributes:
+    params: nested dict of float32 NumPy arrays.
+    config: sizes of the network.
+    info: task, lengths and history.
+    vocabulary_path: the SentencePiece file.
+  """
+
+  params: dict[str, Any]
+  config: network.T5Config
+  info: BundleInfo
+  vocabulary_path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network(json_records.Record):
+  """`T5Config` in JSON's types."""
+
+  vocab_size: int
+  dtype: str
+  emb_dim: int
+  num_heads: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  head_dim: int
+  mlp_dim: int
+  mlp_activations: tuple[str, ...]
+  dropout_rate: float
+  logits_via_embedding: bool
+  float32_attention_logits: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConfigFile(json_records.Record):
+  schema_version: int
+  network: _Network
+  params_sha256: str
+  vocabulary_sha256: str
+  task: str
+  feature_lengths: dict[str, int]
+  training: dict[str, str]
+
+
+def default_bundle_path() -> pathlib.Path:
+  """The model that ships with calm_jax."""
+  return pathlib.Path(__file__).parents[1] / 'pretrained' / 'docstrings'
+
+
+def save_bundle(
+  directory: str | os.PathLike,
+  params: Any,
+  config: network.T5Config,
+  info: BundleInfo,
+  vocabulary_path: str | os.PathLike,
+) -> None:
+  """Writes a model's directory.
+
+  Args:
+    directory: created if it does not exist; a bundle in it is replaced.
+    params: parameters of the network; rounded to float16, which keeps 11
+      significant bits of each.
+    config: sizes of the network.
+    info: task, lengths and history.
+    vocabulary_path: a SentencePiece file, copied; may be the one in place.
+
+  Raises:
+    DataError: the parameters are not those of the configuration, or there is
+      no such vocabulary.
+    NumericError: a parameter is not finite, or too large for float16.
+    ResourceError: the directory cannot be written to.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  vocabulary = _read_bytes(pathlib.Path(vocabulary_path))
+  named = {
+    name: _as_float16(name, jax.device_get(leaf))
+    for name, leaf in param_trees.flatten(params).items()
+  }
+  _check_shapes(named, config, 'The tree to be saved')
+  content = safetensors.numpy.save(named)
+  config_file = _ConfigFile(
+    schema_version=json_records.SCHEMA_VERSION,
+    network=_config_to_json(config),
+    params_sha256=_sha256(content),
+    vocabulary_sha256=_sha256(vocabulary),
+    task=info.task,
+    feature_lengths=dict(info.feature_lengths),
+    training={key: str(value) for key, value in info.training.items()},
+  )
+  json_records.write_bytes_atomically(directory / PARAMS_FILE, content)
+  json_records.write_bytes_atomically(directory / VOCABULARY_FILE, vocabulary)
+  json_records.write_json_atomically(directory / CONFIG_FILE, config_file)
+
+
+def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
+  """Reads a model's directory, the shipped one if None.
+
+  Raises:
+    DataError: it is no bundle, or one of its files is missing, damaged or not
+      the one that config.json speaks of.
+  """
+  directory = pathlib.Path(directory or default_bundle_path()).expanduser()
+  if not is_bundle(directory):
+    raise errors.DataError(
+      f'{directory} is not a model folder: it needs {CONFIG_FILE},'
+      f' {PARAMS_FILE} and {VOCABULARY_FILE}.'
+    )
+  where = directory / CONFIG_FILE
+  config_file = json_records.read_json(where, _ConfigFile)
+  config = _config_from_json(config_file.network, where)
+  content = _read_bytes(directory / PARAMS_FILE, config_file.params_sha256)
+  _read_bytes(directory / VOCABULARY_FILE, config_file.vocabulary_sha256)
+  try:
+    named = safetensors.numpy.load(content)
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise errors.DataError(
+      f'{directory / PARAMS_FILE} is not a safetensors file: {error}.'
+    ) from error
+  _check_shapes(named, config, str(directory / PARAMS_FILE))
+  return Bundle(
+    params=param_trees.unflatten(
+      {name: array.astype(np.float32) for name, array in named.items()}
+    ),
+    config=config,
+    info=BundleInfo(
+      config_file.task, config_file.feature_lengths, config_file.training
+    ),
+    vocabulary_path=directory / VOCABULARY_FILE,
+  )
+
+
+def is_bundle(directory: pathlib.Path) -> bool:
+  """Whether a directory looks like one that `save_bundle` finished."""
+  return all(
+    (directory / name).is_file()
+    for name in (CONFIG_FILE, PARAMS_FILE, VOCABULARY_FILE)
+  )
+
+
+def _as_float16(name: str, leaf: Any) -> np.ndarray:
+  with np.errstate(over='ignore'):  # reported below
+    array = np.asarray(leaf).astype(np.float16)
+  if not np.isfinite(array).all():
+    raise errors.NumericError(
+      f'The parameter {name} must be finite and below 65504 to be saved, but'
+      f' reaches {np.max(np.abs(np.asarray(leaf, np.float32)))}.'
+    )
+  return array
+
+
+def _check_shapes(named, config: network.T5Config, where: str) -> None:
+  param_trees.check_same(
+    {name: array.shape for name, array in named.items()},
+    param_trees.expected_shapes(config),
+    where,
+  )
+
+
+def _config_to_json(config: network.T5Config) -> _Network:
+  fields = dataclasses.asdict(config)
+  fields['dtype'] = jnp.dtype(config.dtype).name
+  fields['mlp_activations'] = tuple(config.mlp_activations)
+  return _Network(**fields)
+
+
+def _config_from_json(
+  fields: _Network, where: pathlib.Path
+) -> network.T5Config:
+  # JAX's own objects, so that equal configurations print the same.
+  dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+  if fields.dtype not in dtypes:
+    raise errors.DataError(
+      f'{where}: dtype must be one of {list(dtypes)}, got {fields.dtype!r}.'
+    )
+  return network.T5Config(**fields.to_json() | {'dtype': dtypes[fields.dtype]})
+
+
+def _read_bytes(path: pathlib.Path, sha256: str | None = None) -> bytes:
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise errors.DataError(
+      f'{path} cannot be read: {error.strerror or error}.'
+    ) from error
+  if sha256 is not None and _sha256(content) != sha256:
+    raise errors.DataError(
+      f'{path} is damaged or belongs to another model: its sha256 is not the'
+      f' one in {CONFIG_FILE}; copy the folder again.'
+    )
+  return content
+
+
+def _sha256(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,96 @@
+"""One door for all kinds of models on disk, told apart by their files."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from calm_jax import errors
+from calm_jax.checkpoints import (
+  bundle,
+  from_huggingface,
+  from_t5x,
+  orbax_io,
+  param_trees,
+)
+from calm_jax.t5 import network
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+  """Parameters and the network that they are for.
+
+  Attributes:
+    params: nested dict of float32 NumPy arrays.
+    config: sizes of the network.
+    info: task and lengths, where the files tell.
+    vocabulary_path: the SentencePiece file, where there is one.
+  """
+
+  params: dict[str, Any]
+  config: network.T5Config
+  info: bundle.BundleInfo | None = None
+  vocabulary_path: pathlib.Path | None = None
+
+
+def load_model(
+  path: str | os.PathLike | None = None, config: network.T5Config | None = None
+) -> LoadedModel:
+  """Reads a model of any kind.
+
+  Args:
+    path: a bundle; a Hugging Face directory; a MODEL_DIR or `checkpoint_N`
+      written by `calm train` or by T5X. None is the shipped model.
+    config: the network, needed for the last two, whose files do not tell; with
+      the first two it must be what they say.
+
+  Returns:
+    The model; its parameters are exactly those of its configuration.
+
+  Raises:
+    ConfigError: the files hold no configuration and none is given, or they
+      hold another one.
+    DataError: there is no model, or it is damaged.
+  """
+  directory = pathlib.Path(path or bundle.default_bundle_path()).expanduser()
+  loaded = _load_with_own_config(directory)
+  if loaded is None:
+    return _load_checkpoint(directory, config)
+  if config is not None and config != loaded.config:
+    raise errors.ConfigError(
+      f'{directory} is a model of another configuration: it has'
+      f' {loaded.config}, asked for was {config}.'
+    )
+  return loaded
+
+
+def _load_with_own_config(directory: pathlib.Path) -> LoadedModel | None:
+  if bundle.is_bundle(directory):
+    found = bundle.load_bundle(directory)
+    return LoadedModel(
+      found.params, found.config, found.info, found.vocabulary_path
+    )
+  if (directory / 'config.json').is_file():
+    imported = from_huggingface.load(directory)
+    return LoadedModel(imported.params, imported.config)
+  return None
+
+
+def _load_checkpoint(
+  directory: pathlib.Path, config: network.T5Config | None
+) -> LoadedModel:
+  checkpoint = orbax_io.find_checkpoint(directory)
+  if config is None:
+    raise errors.ConfigError(
+      f'{checkpoint} holds parameters only; name the gin file of its model'
+      ' too, for example --gin_file=gin/models/t5_1_1_docstrings.gin.'
+    )
+  if (checkpoint / 'checkpoint').is_file():
+    return LoadedModel(from_t5x.load_params(checkpoint, config), config)
+  params = orbax_io.restore_params(checkpoint)
+  param_trees.check_same(
+    {name: leaf.shape for name, leaf in param_trees.flatten(params).items()},
+    param_trees.expected_shapes(config),
+    str(checkpoint),
+  )
+  return LoadedModel(params, config)

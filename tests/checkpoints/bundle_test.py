@@ -1,0 +1,156 @@
+"""Bundles: what is written is read back, and nothing else is taken for it."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax import errors
+from calm_jax.checkpoints import bundle, digests, from_huggingface, param_trees
+from calm_jax.t5 import network
+
+INFO = bundle.BundleInfo(
+  task='docstring_restoration',
+  feature_lengths={'inputs': 64, 'targets': 32},
+  training={'steps': '10', 'hardware': 'a machine'},
+)
+
+
+@pytest.fixture
+def tiny(hf_tiny):
+  return from_huggingface.load(hf_tiny / 't5_v1_1_tiny')
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+  path = tmp_path / 'some.model'
+  path.write_bytes(b'pieces')
+  return path
+
+
+@pytest.fixture
+def saved(tiny, vocabulary, tmp_path):
+  directory = tmp_path / 'models' / 'tiny'
+  bundle.save_bundle(directory, tiny.params, tiny.config, INFO, vocabulary)
+  return directory
+
+
+def test_is_read_back_rounded_to_float16(saved, tiny):
+  loaded = bundle.load_bundle(saved)
+  assert loaded.config == tiny.config
+  assert repr(loaded.config) == repr(tiny.config)
+  assert loaded.info == INFO
+  assert loaded.vocabulary_path.read_bytes() == b'pieces'
+  before, after = map(param_trees.flatten, (tiny.params, loaded.params))
+  assert list(sorted(before)) == list(sorted(after))
+  for name, array in after.items():
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, before[name].astype(np.float16))
+    np.testing.assert_allclose(array, before[name], rtol=2**-11, atol=2**-24)
+
+
+def test_saving_what_was_loaded_changes_no_byte(saved, tmp_path):
+  loaded = bundle.load_bundle(saved)
+  again = tmp_path / 'again'
+  bundle.save_bundle(
+    again, loaded.params, loaded.config, loaded.info, loaded.vocabulary_path
+  )
+  for file in saved.iterdir():
+    assert (again / file.name).read_bytes() == file.read_bytes()
+  # In place too, where the vocabulary is read from the file it goes to.
+  bundle.save_bundle(
+    again,
+    loaded.params,
+    loaded.config.replace(dtype=jnp.bfloat16),
+    loaded.info,
+    again / bundle.VOCABULARY_FILE,
+  )
+  assert bundle.load_bundle(again).config.dtype == jnp.bfloat16
+  assert sorted(file.name for file in again.iterdir()) == [
+    'config.json',
+    'params.safetensors',
+    'sentencepiece.model',
+  ]
+
+
+def test_the_digest_sees_every_name_and_value(tiny, saved):
+  params = tiny.params
+  digest = digests.model_digest(params)
+  assert len(digest) == 64
+  on_device = param_trees.unflatten(
+    {k: jnp.asarray(v) for k, v in param_trees.flatten(params).items()}
+  )
+  assert digests.model_digest(on_device) == digest
+  assert digests.model_digest(bundle.load_bundle(saved).params) != digest
+  renamed = {'other' if k == 'encoder' else k: v for k, v in params.items()}
+  assert digests.model_digest(renamed) != digest
+
+
+@pytest.mark.parametrize('name', [bundle.PARAMS_FILE, bundle.VOCABULARY_FILE])
+@pytest.mark.parametrize('damage', ['flip', 'truncate'])
+def test_damage_is_noticed(saved, name, damage):
+  content = bytearray((saved / name).read_bytes())
+  if damage == 'flip':
+    content[-1] ^= 1
+  else:
+    del content[-1:]
+  (saved / name).write_bytes(content)
+  with pytest.raises(errors.DataError, match=f'{name} is damaged'):
+    bundle.load_bundle(saved)
+
+
+@pytest.mark.parametrize(
+  'name', [bundle.PARAMS_FILE, bundle.VOCABULARY_FILE, bundle.CONFIG_FILE]
+)
+def test_a_missing_file_is_named(saved, name):
+  (saved / name).unlink()
+  with pytest.raises(errors.DataError, match=name):
+    bundle.load_bundle(saved)
+
+
+def test_parameters_of_another_size_are_refused(tiny, vocabulary, tmp_path):
+  config = tiny.config.replace(mlp_dim=33)
+  with pytest.raises(errors.DataError, match=r'\(16, 32\).*\(16, 33\)'):
+    bundle.save_bundle(tmp_path / 'b', tiny.params, config, INFO, vocabulary)
+  assert not (tmp_path / 'b').exists()
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, 1e6])
+def test_values_that_float16_cannot_hold_are_refused(
+  tiny, vocabulary, tmp_path, value
+):
+  tiny.params['encoder']['encoder_norm']['scale'][3] = value
+  with pytest.raises(errors.NumericError, match='encoder_norm/scale'):
+    bundle.save_bundle(
+      tmp_path / 'b', tiny.params, tiny.config, INFO, vocabulary
+    )
+  assert not (tmp_path / 'b').exists()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'schema_version': 99}, 'schema version 99'),
+    ({'task': 3}, 'task must be str'),
+    ({'extra': 1}, 'extra'),
+  ],
+)
+def test_another_format_is_refused(saved, change, message):
+  path = saved / bundle.CONFIG_FILE
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(errors.DataError, match=message):
+    bundle.load_bundle(saved)
+
+
+def test_all_fields_of_the_configuration_are_kept(tiny, vocabulary, tmp_path):
+  """A field added to T5Config must be added to the file's record too."""
+  config = network.T5Config(
+    **{
+      field: getattr(tiny.config, field)
+      for field in network.T5Config.__dataclass_fields__
+    }
+    | {'dropout_rate': 0.25, 'float32_attention_logits': True}
+  )
+  bundle.save_bundle(tmp_path / 'b', tiny.params, config, INFO, vocabulary)
+  assert bundle.load_bundle(tmp_path / 'b').config == config
