@@ -6,11 +6,12 @@ Serves `calm generate`, the dump and Python users:
 
     import calm_jax
     model = calm_jax.load()
-    for line in model.generate(['this works well doesnt it'], threshold=0.9):
+    for line in model.generate(['restore: this works well'], threshold=0.9):
       print(line.text, line.num_layers_used)
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import decoding, errors, models
+from calm_jax.checkpoints import bundle
 from calm_jax.data import arrays, vocabulary
+from calm_jax.t5 import network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,3 +169,25 @@ class TextGenerator:
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),
     )
+
+
+def load(path: str | os.PathLike | None = None, **model_kwargs) -> TextGenerator:
+  """Loads a finished model's folder, the one that ships with calm_jax if None.
+
+  Args:
+    path: a folder that `calm export` wrote.
+    **model_kwargs: for `EncoderDecoderModel`, such as another measure.
+
+  Raises:
+    DataError: the folder is no such model, or damaged.
+  """
+  found = bundle.load_bundle(path)
+  return TextGenerator(
+    models.EncoderDecoderModel(
+      network.Transformer(found.config), **model_kwargs
+    ),
+    found.params,
+    vocabulary.Tokenizer(found.vocabulary_path),
+    inputs_length=found.info.feature_lengths['inputs'],
+    max_decode_length=found.info.feature_lengths['targets'],
+  )

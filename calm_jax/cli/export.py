@@ -1,0 +1,71 @@
+"""`calm export`: a checkpoint in, a finished model's folder out."""
+
+from calm_jax import errors
+from calm_jax.cli import flags, loading, settings
+
+DESCRIPTION = """Make a small, complete model folder of a checkpoint.
+
+  calm export --gin_file=gin/experiments/docstrings.gin \\
+    --gin.MODEL_DIR='"runs/docstrings"' --model=runs/docstrings \\
+    --output_dir=runs/docstrings_model
+
+The folder holds the weights as float16, the sizes and the vocabulary; every
+stage takes it as --model, and so does calm_jax.load in Python."""
+
+SETTINGS = (
+  settings.Setting(
+    'output_dir',
+    'EXPORT_OUTPUT_DIR',
+    str,
+    settings.REQUIRED,
+    'folder of the model',
+  ),
+  loading.MODEL,
+  loading.TASK,
+  settings.Setting(
+    'about',
+    'ABOUT',
+    str,
+    '',
+    'how it was trained, in words, kept in the folder',
+  ),
+)
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings."""
+  settings.add_flags(parser, SETTINGS)
+
+
+def run(args) -> None:
+  """Writes the folder.
+
+  Raises:
+    ConfigError: no gin file describes the model, or no checkpoint is named.
+    DataError: the checkpoint is missing, damaged or of another model.
+  """
+  chosen = settings.settle(args, SETTINGS)
+  if 'MODEL' not in chosen.gin_macros:
+    raise errors.ConfigError(
+      'calm export requires the gin file that describes the model, for example'
+      ' --gin_file=gin/experiments/docstrings.gin.'
+    )
+  from calm_jax.checkpoints import bundle
+
+  generator = loading.load(chosen).generator
+  info = bundle.BundleInfo(
+    task=chosen.task,
+    feature_lengths={
+      'inputs': generator.inputs_length,
+      'targets': generator.max_decode_length,
+    },
+    training={'about': chosen.about} if chosen.about else {},
+  )
+  bundle.save_bundle(
+    chosen.output_dir,
+    generator.params,
+    generator.model.config,
+    info,
+    generator.tokenizer.path,
+  )
+  print(f'Written: {chosen.output_dir}')
