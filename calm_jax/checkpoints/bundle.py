@@ -43,6 +43,14 @@ class BundleInfo:
   feature_lengths: dict[str, int]
   training: dict[str, str] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self):
+    lengths = self.feature_lengths
+    if sorted(lengths) != ['inputs', 'targets'] or min(lengths.values()) < 1:
+      raise errors.DataError(
+        'feature_lengths must give the tokens of inputs and targets, got'
+        f' {lengths}.'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:

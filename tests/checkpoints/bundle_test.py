@@ -134,6 +134,7 @@ def test_values_that_float16_cannot_hold_are_refused(
     ({'schema_version': 99}, 'schema version 99'),
     ({'task': 3}, 'task must be str'),
     ({'extra': 1}, 'extra'),
+    ({'feature_lengths': {'inputs': 64}}, 'feature_lengths'),
   ],
 )
 def test_another_format_is_refused(saved, change, message):
