@@ -8,6 +8,7 @@ so that code written for T5X finds what it expects. The algorithms live in `t5`,
 from collections.abc import Mapping
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -22,6 +23,7 @@ Batch = Mapping[str, jax.Array]
 Params = Mapping[str, Any]
 
 
+@gin.configurable
 class EncoderDecoderModel:
   """A T5 whose decoder may stop early.
 

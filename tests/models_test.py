@@ -1,5 +1,6 @@
 """The facade: T5X's methods, each against another route to its number."""
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,8 @@ import scipy.special
 from testing import tiny_t5
 
 from calm_jax import models
-from calm_jax.early_exit import confidence
+from calm_jax.cli import gin_setup
+from calm_jax.early_exit import confidence, schedule
 
 
 @pytest.fixture(scope='module')
@@ -108,3 +110,24 @@ def test_initial_variables_carry_t5x_axis_names(model_and_params):
   assert jax.tree.map(jnp.shape, variables['params']) == shapes
   axes = variables['params_axes']['decoder']['layers_0']['self_attention']
   assert axes['query']['kernel_axes'].names == ('embed', 'joined_kv')
+
+
+@pytest.mark.parametrize(
+  'name, measure',
+  [
+    ('softmax', confidence.SoftmaxTopTwoGap()),
+    ('state', confidence.HiddenStateSaturation()),
+  ],
+)
+def test_gin_files_choose_measure_and_schedule(name, measure):
+  files = [f'gin/early_exit/{x}.gin' for x in (name, 'decaying')]
+  try:
+    gin_setup.parse(files, ['THRESHOLD_TEMPERATURE = 2.0'])
+    model = models.EncoderDecoderModel(None)
+  finally:
+    gin.clear_config()
+  assert model.measure == measure
+  assert model.threshold_schedule == schedule.DecayingThreshold(2.0)
+  assert models.EncoderDecoderModel(None).threshold_schedule == (
+    schedule.ConstantThreshold()
+  )
