@@ -4,6 +4,7 @@
 """
 
 import enum
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -175,3 +176,12 @@ def _normalizer(factor, weights):
   if factor is SpecialLossNormalizingFactor.NUM_TOTAL_TARGET_TOKENS:
     return float(weights.size)
   return factor
+
+
+def loss_weights(
+  batch: Mapping[str, Array],
+) -> Float[Array, 'batch length']:
+  """Weights of T5X's target features: as given, else 1 and 0 for padding."""
+  if 'decoder_loss_weights' in batch:
+    return batch['decoder_loss_weights'].astype(jnp.float32)
+  return (batch['decoder_target_tokens'] > 0).astype(jnp.float32)

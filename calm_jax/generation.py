@@ -171,7 +171,9 @@ class TextGenerator:
     )
 
 
-def load(path: str | os.PathLike | None = None, **model_kwargs) -> TextGenerator:
+def load(
+  path: str | os.PathLike | None = None, **model_kwargs
+) -> TextGenerator:
   """Loads a finished model's folder, the one that ships with calm_jax if None.
 
   Args:

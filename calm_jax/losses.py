@@ -17,15 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
 from calm_jax.cross_entropy import (
-  SpecialLossNormalizingFactor as SpecialLossNormalizingFactor,
+  compute_weighted_cross_entropy,
+  target_logits,
 )
-from calm_jax.cross_entropy import (
-  compute_weighted_cross_entropy as compute_weighted_cross_entropy,
-)
-from calm_jax.cross_entropy import (
-  cross_entropy_with_logits as cross_entropy_with_logits,
-)
-from calm_jax.cross_entropy import target_logits as target_logits
 
 # (hidden [batch, length, emb_dim], layer index from 0) -> logits [..., vocab].
 LogitsFn = Callable[[jax.Array, jax.Array], jax.Array]

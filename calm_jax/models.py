@@ -2,7 +2,7 @@
 
 A thin facade with the methods that T5X's trainer, evaluator and inference call,
 so that code written for T5X finds what it expects. The algorithms live in `t5`,
-`losses`, `early_exit` and `decoding`.
+`cross_entropy`, `early_exit` and `decoding`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calm_jax import decoding, losses
+from calm_jax import cross_entropy, decoding
 from calm_jax.early_exit import confidence, layer_loop, schedule
 from calm_jax.t5 import network
 
@@ -88,8 +88,11 @@ class EncoderDecoderModel:
       The loss, and sums of loss, z-loss, correct tokens and weights.
     """
     logits = self._logits(params, batch, dropout_rng)
-    targets, weights = batch['decoder_target_tokens'], _weights(batch)
-    loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
+    targets, weights = (
+      batch['decoder_target_tokens'],
+      cross_entropy.loss_weights(batch),
+    )
+    loss, z_loss, weight_sum = cross_entropy.compute_weighted_cross_entropy(
       logits,
       targets,
       weights,
@@ -114,12 +117,12 @@ class EncoderDecoderModel:
     """[batch] log-likelihood of the targets under the full model."""
     logits = self._logits(params, batch, None)
     log_probs = jax.nn.log_softmax(logits)
-    scores = losses.target_logits(log_probs, batch['decoder_target_tokens'])
-    return jnp.sum(scores * _weights(batch), axis=-1)
+    scores = cross_entropy.target_logits(
+      log_probs, batch['decoder_target_tokens']
+    )
+    return jnp.sum(scores * cross_entropy.loss_weights(batch), axis=-1)
 
-  def predict_batch(
-    self, params: Params, batch: Batch, **kwargs
-  ) -> jax.Array:
+  def predict_batch(self, params: Params, batch: Batch, **kwargs) -> jax.Array:
     """[batch, target] tokens; arguments as in `predict_batch_with_aux`."""
     return self.predict_batch_with_aux(params, batch, **kwargs)[0]
 
@@ -201,9 +204,7 @@ class EncoderDecoderModel:
       in_force = self.threshold_schedule(
         thresholds, position, max_decode_length
       )
-      return decoder(
-        previous, position, undecided, in_force, constants, cache
-      )
+      return decoder(previous, position, undecided, in_force, constants, cache)
 
     return decoding.greedy_decode(
       tokens_to_step,
@@ -226,9 +227,3 @@ class EncoderDecoderModel:
       enable_dropout=dropout_rng is not None,
       rngs={} if dropout_rng is None else {'dropout': dropout_rng},
     )
-
-
-def _weights(batch: Batch) -> jax.Array:
-  if 'decoder_loss_weights' in batch:
-    return batch['decoder_loss_weights'].astype(jnp.float32)
-  return (batch['decoder_target_tokens'] > 0).astype(jnp.float32)

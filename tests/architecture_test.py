@@ -28,6 +28,7 @@ ROOMS = (
   't5',
   'early_exit',
   'decoding',
+  'cross_entropy',
   'losses',
   'models',
   'partitioning',

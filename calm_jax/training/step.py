@@ -44,13 +44,6 @@ class LayerWeightedObjective:
   label_smoothing: float = 0.0
 
 
-def loss_weights(batch: state.Batch) -> jax.Array:
-  """[batch, length] weights of the targets: 1, and 0 for padding."""
-  if 'decoder_loss_weights' in batch:
-    return batch['decoder_loss_weights'].astype(jnp.float32)
-  return (batch['decoder_target_tokens'] > 0).astype(jnp.float32)
-
-
 def decoder_states(
   module: nn.Module,
   params: Any,
@@ -136,7 +129,7 @@ def compute_losses(
     hidden,
     logits_function(module, params, logits_rng if use_dropout else None),
     batch['decoder_target_tokens'],
-    loss_weights(batch),
+    cross_entropy.loss_weights(batch),
     losses.select_layers(
       layers_rng, layer_weights, objective.num_sampled_layers
     ),
@@ -203,7 +196,7 @@ def make_eval_step(module: nn.Module) -> EvalStep:
   def eval_step(params, batch):
     hidden = decoder_states(module, params, batch, None)
     targets = batch['decoder_target_tokens']
-    weights = loss_weights(batch)
+    weights = cross_entropy.loss_weights(batch)
     logits_fn = logits_function(module, params, None)
 
     def one_layer(layer_hidden):
