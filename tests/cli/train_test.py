@@ -2,8 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
+import calm_jax
+from calm_jax.checkpoints import orbax_io
 from calm_jax.cli import gin_setup, main
 from calm_jax.data import corpus
 from calm_jax.dump import reader
@@ -80,6 +84,32 @@ def test_dump_of_a_checkpoint(model_dir, tmp_path, capsys):
   assert manifest.max_decode_length == 8
   assert manifest.task == 'docstring_restoration'
   assert (data.num_layers_used[:, 2] <= 1).all()  # threshold 0
+
+
+def test_export_of_a_checkpoint_is_a_model_folder(model_dir, tmp_path, capsys):
+  checkpoint = f'{model_dir}/checkpoint_4'
+  args = [f'--model={checkpoint}', f'--output_dir={tmp_path}/model']
+  assert main.main(['export', TINY, *args, '--about=four steps']) == 0
+  generator = calm_jax.load(f'{tmp_path}/model')
+  jax.tree.map(
+    lambda exported, trained: np.testing.assert_array_equal(
+      exported, trained.astype(np.float16).astype(np.float32)
+    ),
+    generator.params,
+    orbax_io.restore_params(checkpoint),
+  )
+  assert generator.max_decode_length == 64
+  assert 'four steps' in (tmp_path / 'model' / 'config.json').read_text()
+  capsys.readouterr()
+  args = [f'--model={tmp_path}/model', '--format=text', 'it works']
+  assert main.main(['generate', *args]) == 0
+  assert 'of 3 decoder layers per token' in capsys.readouterr().err
+
+
+def test_export_needs_the_gin_file_of_the_model(tmp_path, capsys):
+  code, message = failure(capsys, 'export', f'--output_dir={tmp_path}/model')
+  assert code == 2 and '--gin_file=' in message
+  assert not (tmp_path / 'model').exists()
 
 
 def failure(capsys, *args):
