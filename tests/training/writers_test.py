@@ -53,13 +53,16 @@ def test_events_can_be_read_by_tensorboard(tmp_path):
   accumulator = pytest.importorskip(
     'tensorboard.backend.event_processing.event_accumulator'
   )
+  from tensorboard.util import tensor_util
+
   log = writers.MetricLog(tmp_path)
   log.write(7, {'loss_per_layer/layer_1': 2.5})
   log.close()
   events = accumulator.EventAccumulator(str(tmp_path), size_guidance={})
   events.Reload()
   (event,) = events.Tensors('loss_per_layer/layer_1')
-  assert (event.step, event.tensor_proto.float_val[0]) == (7, 2.5)
+  assert event.step == 7
+  assert tensor_util.make_ndarray(event.tensor_proto) == 2.5
 
 
 class Terminal(io.StringIO):
