@@ -70,6 +70,7 @@ setuptools.setup(
     'dev': _TEST + _LINT,
     'bench': ['ctranslate2>=4.4', 'transformers>=4.40'],
     'tpu': ['jax[tpu]'],
+    'cuda': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],
     'cuda13': ['jax[cuda13]'],
     't5x': ['t5x @ git+https://github.com/google-research/t5x'],

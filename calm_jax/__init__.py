@@ -5,10 +5,12 @@ import importlib
 __version__ = '0.1.0'
 
 
-def load(model=None):
+def load(path=None, **model_kwargs):
   """A model that reads and writes text; `generation.load`, imported late.
 
   Importing `calm_jax` alone brings in neither JAX nor TensorFlow, so that
   calibration and reports stay light.
   """
-  return importlib.import_module('calm_jax.generation').load(model)
+  return importlib.import_module('calm_jax.generation').load(
+    path, **model_kwargs
+  )

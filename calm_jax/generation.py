@@ -12,6 +12,7 @@ Serves `calm generate`, the dump and Python users:
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ class TextGenerator:
     """Token rows [texts, inputs_length] of inputs that carry their prefix.
 
     Raises:
-      DataError: a text is empty.
+      DataError: a text is empty or no valid Unicode.
     """
     for i, text in enumerate(texts):
       if not text.strip():
@@ -98,7 +99,18 @@ class TextGenerator:
           f'Every text must hold at least one character; text {i + 1} of'
           f' {len(texts)} is empty.'
         )
-    rows, _ = arrays.encode_rows(texts, self.tokenizer, self.inputs_length)
+      if any('\ud800' <= x <= '\udfff' for x in text):
+        raise errors.DataError(
+          f'Every text must be valid Unicode; text {i + 1} of {len(texts)}'
+          ' holds bytes that were not UTF-8.'
+        )
+    rows, cut = arrays.encode_rows(texts, self.tokenizer, self.inputs_length)
+    if cut:
+      warnings.warn(
+        f'{cut} of {len(texts)} texts are longer than {self.inputs_length}'
+        ' tokens; the rest of them is ignored.',
+        stacklevel=2,
+      )
     return arrays.pad_rows(rows, len(rows), self.inputs_length)
 
   def generate_tokens(

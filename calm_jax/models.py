@@ -1,8 +1,9 @@
 """EncoderDecoderModel: the network, the objective and the exits in one object.
 
-A thin facade with the methods that T5X's trainer, evaluator and inference call,
-so that code written for T5X finds what it expects. The algorithms live in `t5`,
-`cross_entropy`, `early_exit` and `decoding`.
+A thin facade whose methods have the names and results of T5X's models. It is
+not yet what `t5x.train` can drive: vocabularies, feature converter and
+optimizer are not part of it. The algorithms live in `t5`, `cross_entropy`,
+`early_exit` and `decoding`.
 """
 
 from collections.abc import Mapping

@@ -31,7 +31,6 @@ ROOMS = (
   'cross_entropy',
   'losses',
   'models',
-  'partitioning',
   'optimizers',
   'data',
   'checkpoints',
@@ -90,7 +89,7 @@ def test_imports_point_one_way(path):
   imported = {
     room_of(module)
     for module in imported_modules(path)
-    if module.split('.')[0] == 'calm_jax'
+    if module.startswith('calm_jax.')
   }
   if not room:
     assert not imported, 'calm_jax/__init__.py must stay light.'
@@ -126,9 +125,11 @@ def test_a_helper_lives_with_its_caller():
 
 def modules_under(prefix):
   names = [module_of(path) for path in FILES]
-  return [
+  found = [
     name for name in names if f'{name}.'.startswith(f'calm_jax.{prefix}.')
   ]
+  assert found, f'calm_jax.{prefix} has moved; name its new place.'
+  return found
 
 
 def run_python(*lines):

@@ -37,7 +37,8 @@ def test_threshold_zero_uses_the_first_layer(generator):
 
 
 def test_encodes_with_eos_and_truncates(generator):
-  tokens = generator.encode(['restore: a', 'restore: ' + 'word ' * 50])
+  with pytest.warns(UserWarning, match='1 of 2 texts are longer than 12'):
+    tokens = generator.encode(['restore: a', 'restore: ' + 'word ' * 50])
   assert tokens.shape == (2, 12)
   assert (tokens[1] > 0).all() and tokens[1, -1] == vocabulary.EOS_ID
   ends = np.flatnonzero(tokens[0] == vocabulary.EOS_ID)
@@ -61,6 +62,12 @@ def test_no_texts_give_no_generations(generator):
 def test_refuses_an_empty_text(generator, text):
   with pytest.raises(errors.DataError, match='text 2 of 2 is empty'):
     generator.generate(['restore: fine', text])
+
+
+def test_refuses_a_text_that_is_not_unicode(generator):
+  undecodable = b'caf\xe9'.decode('utf-8', 'surrogateescape')
+  with pytest.raises(errors.DataError, match='text 1 of 1 holds bytes'):
+    generator.generate([undecodable])
 
 
 @pytest.mark.parametrize('threshold', [-0.1, 1.1, float('nan')])

@@ -91,7 +91,10 @@ def warning(
   smallest = smallest_certifiable_tolerance(num_examples, failure_prob, p_value)
   if tolerance >= smallest:
     return ''
-  needed = smallest_certifying_num_examples(tolerance, failure_prob, p_value)
+  try:
+    needed = smallest_certifying_num_examples(tolerance, failure_prob, p_value)
+  except errors.ConfigError:
+    needed = _MAX_EXAMPLES  # A lower bound: such a tolerance is no plan.
   return (
     f'{num_examples} examples can never certify a tolerance of {tolerance:g} at'
     f' failure probability {failure_prob:g}, even without any loss: use at'

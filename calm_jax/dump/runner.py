@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import auto as tqdm
 
+import calm_jax
 from calm_jax import contracts, errors, generation
 from calm_jax.data import corpus
 from calm_jax.dump import writer
@@ -23,7 +24,7 @@ from calm_jax.dump import writer
 # Rows (examples x thresholds) decoded side by side.
 ROWS = 128
 
-_PACKAGES = ('calm_jax', 'jax', 'flax', 'numpy', 'sentencepiece')
+_PACKAGES = ('jax', 'flax', 'numpy', 'sentencepiece')
 
 
 def default_thresholds(step: float = 0.05) -> tuple[float, ...]:
@@ -86,7 +87,10 @@ def header(
     model_digest=model_digest,
     config_digest=config_digest(generator),
     data_digest=data_digest,
-    versions={x: importlib.metadata.version(x) for x in _PACKAGES},
+    versions={
+      'calm_jax': calm_jax.__version__,
+      **{x: importlib.metadata.version(x) for x in _PACKAGES},
+    },
     command=command,
   )
 

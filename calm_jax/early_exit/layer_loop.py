@@ -33,7 +33,7 @@ from calm_jax.t5 import masks, network
 # Positions that a layer catches up with at a time.
 _CHUNK = 8
 
-# What a trace holds where a layer was not run.
+# What a trace holds where a layer was not run, or has no confidence.
 NOT_RUN = -1
 
 
@@ -82,8 +82,9 @@ class TokenResult:
     confidence: [batch], the measure at that layer.
     num_layers_used: [batch] int32, 1..L; 0 for rows that were done before.
     trace_confidences: [batch, layers], or [batch, 0] without a trace; NOT_RUN
-      where the row had left before.
-    trace_tokens: [batch, layers] int32, each layer's best token, likewise.
+      where the row had left before, and below the measure's first layer.
+    trace_tokens: [batch, layers] int32, each layer's best token; NOT_RUN where
+      the row had left before.
   """
 
   token: Int[Array, ' batch']
@@ -282,9 +283,8 @@ class EarlyExitDecoder:
   def _decide(self, layer, state, below, thresholds):
     """Lets confident rows leave, and all of them after the last layer."""
     is_last = layer == self.config.num_decoder_layers
-    may_leave = state.undecided & (is_last | (thresholds < 1.0))
-    if layer < self.measure.first_layer and not is_last:
-      may_leave = jnp.zeros_like(may_leave)
+    is_defined = is_last or layer >= self.measure.first_layer
+    may_leave = state.undecided & (is_last | (thresholds < 1.0)) & is_defined
     measured = state.undecided if self.trace else may_leave
     confidence, prediction = self._measure_if(
       jnp.any(measured), layer, state.hidden, below
@@ -297,7 +297,8 @@ class EarlyExitDecoder:
       log_prob=jnp.where(leaves, prediction.log_prob, state.result.log_prob),
     )
     if self.trace:
-      result = _record(result, layer, state.undecided, confidence, prediction)
+      value = confidence if is_defined else jnp.full_like(confidence, NOT_RUN)
+      result = _record(result, layer, state.undecided, value, prediction)
     return state.replace(result=result, undecided=state.undecided & ~leaves)
 
   def _measure_if(self, condition, layer, hidden, below):

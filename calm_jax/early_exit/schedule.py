@@ -43,19 +43,21 @@ class DecayingThreshold:
   model by rule, not by comparison.
 
   Attributes:
-    temperature: tau of the paper, which uses 4.
+    temperature: tau of the paper, which uses 4. Where it says 0 it means
+      `ConstantThreshold`, not this formula at 0.
 
   Raises:
-    ConfigError: if the temperature is negative or not finite.
+    ConfigError: if the temperature is not positive or not finite.
   """
 
   temperature: float = 4.0
 
   def __post_init__(self):
-    if not 0 <= self.temperature < float('inf'):
+    if not 0 < self.temperature < float('inf'):
       raise errors.ConfigError(
-        'DecayingThreshold.temperature must be finite and at least 0, got'
-        f' {self.temperature}.'
+        'DecayingThreshold.temperature must be finite and above 0, got'
+        f' {self.temperature}; for a threshold that does not decay use'
+        ' ConstantThreshold.'
       )
 
   def __call__(

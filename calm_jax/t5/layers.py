@@ -44,7 +44,17 @@ class Dense(nn.Module):
       jnp.float32,
       axes=self.kernel_axes,
     )
-    return jnp.dot(inputs.astype(self.dtype), kernel.astype(self.dtype))
+    return _matmul(inputs.astype(self.dtype), kernel.astype(self.dtype))
+
+
+def _matmul(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[..., in] x [in, out] -> [..., out], as a product of two matrices.
+
+  XLA's CPU backend differentiates a product of matrices a third faster than
+  one with the batch and the length as separate axes.
+  """
+  rows = inputs.reshape(-1, inputs.shape[-1])
+  return jnp.dot(rows, kernel).reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
 class LayerNorm(nn.Module):
@@ -92,7 +102,7 @@ class Embed(nn.Module):
   def attend(self, query: jax.Array) -> jax.Array:
     # [..., embed] -> [..., vocab]
     # Logits are float32 whatever the type of the network, as in T5X.
-    return jnp.dot(query.astype(jnp.float32), self.embedding.T)
+    return _matmul(query.astype(jnp.float32), self.embedding.T)
 
 
 class RelativePositionBiases(nn.Module):

@@ -175,6 +175,12 @@ def test_a_sample_too_small_is_warned_of():
     assert ('at least 29 examples' in outcome.warning) == warns
 
 
+def test_an_impossible_tolerance_keeps_the_full_model():
+  outcome = learn_then_test.calibrate(np.zeros((50, 4)), THRESHOLDS, 1e-8, 0.05)
+  assert outcome.threshold == 1.0
+  assert 'can never certify a tolerance of 1e-08' in outcome.warning
+
+
 PREDICTIONS = np.array(
   [
     # The first column is the full model's.

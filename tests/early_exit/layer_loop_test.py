@@ -284,7 +284,10 @@ def test_trace_agrees_with_the_exits(measure):
     assert (tokens[used:] == layer_loop.NOT_RUN).all()
     assert tokens[used - 1] == result.tokens[row, position]
     assert confidences[used - 1] == result.confidences[row, position]
-    early = confidences[measure.first_layer - 1 : used - 1]
+    undefined = measure.first_layer - 1
+    assert (confidences[:undefined] == layer_loop.NOT_RUN).all()
+    assert (tokens[:undefined] >= 0).all()
+    early = confidences[undefined : used - 1]
     assert (early < threshold).all()
     assert (confidences[used:] == layer_loop.NOT_RUN).all()
 

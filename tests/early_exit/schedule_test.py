@@ -29,7 +29,7 @@ def test_decaying_threshold_of_one_stays_the_full_model():
   np.testing.assert_array_equal(result, [1.0])
 
 
-@pytest.mark.parametrize('temperature', [-1.0, float('nan'), float('inf')])
+@pytest.mark.parametrize('temperature', [-1.0, 0.0, float('nan'), float('inf')])
 def test_decaying_threshold_refuses_impossible_temperatures(temperature):
   with pytest.raises(errors.ConfigError, match='temperature'):
     schedule.DecayingThreshold(temperature=temperature)
