@@ -15,12 +15,13 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from calm_jax import errors
-from calm_jax.data import docstrings, installed, prose, splits, tasks
+from calm_jax.data import docstrings, installed, overlap, prose, splits, tasks
 
 # Raise it whenever the same files would give other examples.
-EXTRACTOR_VERSION = 2
+EXTRACTOR_VERSION = 3
 
 _MANIFEST = 'manifest.json'
 
@@ -119,12 +120,24 @@ def read_manifest(directory: pathlib.Path) -> dict:
   """Manifest of a corpus folder.
 
   Raises:
-    DataError: missing or not JSON.
+    DataError: missing, not JSON, or not a corpus manifest.
   """
   try:
-    return json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))
+    manifest = json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))
   except (OSError, ValueError) as error:
     raise _damaged(directory, _MANIFEST) from error
+  if not _is_ours(manifest):
+    raise _damaged(directory, _MANIFEST)
+  return manifest
+
+
+def _is_ours(manifest: Any) -> bool:
+  return (
+    isinstance(manifest, dict)
+    and isinstance(manifest.get('digest'), str)
+    and isinstance(manifest.get('files'), dict)
+    and isinstance(manifest.get('counts'), dict)
+  )
 
 
 def build_corpus(directory: pathlib.Path, source: Source) -> None:
@@ -136,9 +149,11 @@ def build_corpus(directory: pathlib.Path, source: Source) -> None:
   """
   files = source.list_files()
   extract = docstrings.extract(files)
+  restoration = restoration_examples(extract.sentences)
+  pairs = summarization_examples(extract.summaries)
   examples = {
-    tasks.RESTORATION.name: restoration_examples(extract.sentences),
-    tasks.SUMMARIZATION.name: summarization_examples(extract.summaries),
+    tasks.RESTORATION.name: restoration,
+    tasks.SUMMARIZATION.name: without_quotations(pairs, restoration),
   }
   if not all(examples.values()):
     raise errors.DataError(
@@ -188,6 +203,34 @@ def _without_duplicates(pairs: Iterable[tuple[str, str]]) -> list[Example]:
     if example_id not in found:
       found[example_id] = Example(example_id, inputs, targets)
   return [found[example_id] for example_id in sorted(found)]
+
+
+def without_quotations(
+  pairs: Sequence[Example], restoration: Sequence[Example]
+) -> list[Example]:
+  """Drops summarization pairs that would mix training with held-out text.
+
+  A training pair may contain no held-out target of either task, in its input or
+  its target; a held-out pair's target may contain no sentence that restoration
+  trains on.
+  """
+  trained = overlap.SentenceIndex(
+    x.targets for x in restoration if _is_trained(x)
+  )
+  held_out = overlap.SentenceIndex(
+    x.targets for x in (*restoration, *pairs) if not _is_trained(x)
+  )
+
+  def is_apart(pair: Example) -> bool:
+    if not _is_trained(pair):
+      return not trained.occurs_in(pair.targets)
+    return not any(map(held_out.occurs_in, (pair.inputs, pair.targets)))
+
+  return [pair for pair in pairs if is_apart(pair)]
+
+
+def _is_trained(example: Example) -> bool:
+  return splits.split_of(example.example_id) == 'train'
 
 
 def _write(

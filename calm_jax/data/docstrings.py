@@ -57,6 +57,7 @@ def extract(
 
   Raises:
     DataError: a worker process failed (a damaged file never makes it fail).
+    ResourceError: no worker process can be started.
   """
   chunks = [
     files[i : i + _FILES_PER_CHUNK]
@@ -89,18 +90,24 @@ def extract(
 def _run_worker(chunk: Sequence[pathlib.Path]) -> dict:
   package_parent = pathlib.Path(__file__).parents[2]
   search_path = [str(package_parent), os.environ.get('PYTHONPATH', '')]
-  done = subprocess.run(
-    # -P: nothing that lies in the current folder may stand in for a module.
-    [sys.executable, '-P', '-m', 'calm_jax.data.docstrings'],
-    input=json.dumps([str(path) for path in chunk]),
-    capture_output=True,
-    encoding='utf-8',
-    env=os.environ
-    | {
-      'PYTHONPATH': os.pathsep.join(filter(None, search_path)),
-      'PYTHONIOENCODING': 'utf-8',
-    },
-  )
+  environment = os.environ | {
+    'PYTHONPATH': os.pathsep.join(filter(None, search_path)),
+    'PYTHONIOENCODING': 'utf-8',
+  }
+  try:
+    done = subprocess.run(
+      # -P: nothing in the current folder may stand in for a module.
+      [sys.executable, '-P', '-m', 'calm_jax.data.docstrings'],
+      input=json.dumps([str(path) for path in chunk]),
+      capture_output=True,
+      encoding='utf-8',
+      env=environment,
+    )
+  except OSError as error:
+    raise errors.ResourceError(
+      f'Reading docstrings needs to start {sys.executable} as worker processes;'
+      f' the system refused: {error}.'
+    ) from error
   if done.returncode:
     raise errors.DataError(
       'A worker that reads docstrings must end normally; it left with exit'

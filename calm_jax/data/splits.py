@@ -1,7 +1,8 @@
 """Which split an example belongs to: a stable hash of its normalized target.
 
-The split depends on nothing but the target's words, so the same sentence is
-never in two splits, whatever the machine, the package versions or the task.
+The split depends on nothing but the target's words, so the same target is never
+in two splits, whatever the machine, the package versions or the task. `corpus`
+drops the examples that quote a target of another split.
 """
 
 import hashlib
@@ -17,9 +18,14 @@ _ID_DIGITS = 16
 
 def example_id_of(target: str) -> str:
   """Hexadecimal id: equal for targets that differ in case or punctuation."""
-  # Also the hyphens go: `well-known` and `well known` are one sentence.
-  words = prose.plain_words(target).replace('-', ' ')
+  words = words_of(target)
   return hashlib.sha256(words.encode('utf-8')).hexdigest()[:_ID_DIGITS]
+
+
+def words_of(text: str) -> str:
+  """What two texts must share to count as the same."""
+  # Also the hyphens go: `well-known` and `well known` are one sentence.
+  return prose.plain_words(text).replace('-', ' ')
 
 
 def split_of(example_id: str) -> str:

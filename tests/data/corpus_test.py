@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from calm_jax import errors
-from calm_jax.data import corpus, installed, prose, splits, tasks
+from calm_jax.data import corpus, docstrings, installed, splits, tasks
 
 
 def _all_examples(source, cache_dir):
@@ -26,18 +26,67 @@ def test_no_sentence_is_in_two_splits(source, cache_dir):
   home = {}
   for (_, split), examples in found.items():
     for example in examples:
-      words = prose.plain_words(example.targets)
+      words = splits.words_of(example.targets)
       assert home.setdefault(words, split) == split
   assert set(home.values()) == set(splits.SPLITS)
 
 
+def _quotes(text, sentences):
+  """By plain search of strings; the corpus looks words up in an index."""
+  text = f' {splits.words_of(text)} '
+  return any(f' {splits.words_of(x)} ' in text for x in sentences)
+
+
+def test_no_training_pair_quotes_a_held_out_target(source, cache_dir):
+  found = _all_examples(source, cache_dir)
+  held_out = [
+    example.targets
+    for (_, split), examples in found.items()
+    for example in examples
+    if split != 'train'
+  ]
+  pairs = found['docstring_summarization', 'train']
+  assert held_out and pairs
+  for pair in pairs:
+    assert not _quotes(pair.inputs, held_out)
+    assert not _quotes(pair.targets, held_out)
+
+
+def test_only_the_quoting_pairs_are_dropped(source, cache_dir):
+  extract = docstrings.extract_here(source.list_files())
+  restoration = corpus.restoration_examples(extract.sentences)
+  pairs = corpus.summarization_examples(extract.summaries)
+  kept = corpus.without_quotations(pairs, restoration)
+  held_out = [
+    x.targets
+    for x in (*restoration, *pairs)
+    if splits.split_of(x.example_id) != 'train'
+  ]
+  # In the made-up docstrings every target is one sentence of its own.
+  expected = [
+    x
+    for x in pairs
+    if splits.split_of(x.example_id) != 'train'
+    or not _quotes(x.inputs, held_out)
+  ]
+  assert kept == expected
+  assert 0 < len(kept) < len(pairs)
+
+
+def test_a_held_out_target_quotes_no_training_sentence():
+  trained = corpus.Example('0' * 16, 'restore: it is on', 'It is on.')
+  quoting = corpus.Example('f' * 16, 'summarize: f()', 'See x. - It `is` on!')
+  apart = corpus.Example('f' * 16, 'summarize: It is on.', 'It is one.')
+  kept = corpus.without_quotations([quoting, apart], [trained])
+  assert kept == [apart]
+
+
 def test_examples(source, cache_dir):
   found = _all_examples(source, cache_dir)
-  count = {
-    task: sum(len(found[task, split]) for split in splits.SPLITS)
-    for task in tasks.TASKS
-  }
-  assert count == {'docstring_restoration': 800, 'docstring_summarization': 400}
+  count = sum(
+    len(found['docstring_restoration', split]) for split in splits.SPLITS
+  )
+  assert count == 800
   for (task, _), examples in found.items():
     ids = [x.example_id for x in examples]
     assert ids == sorted(set(ids))
@@ -124,11 +173,14 @@ def test_a_damaged_file_is_told(source, cache_dir, tmp_path, damage):
     )
 
 
-def test_a_damaged_manifest_is_told(source, cache_dir, tmp_path):
+@pytest.mark.parametrize(
+  'text', ['{"counts":', '{}', '[]', '{"files": 3, "digest": "a", "counts": {}}']
+)
+def test_a_damaged_manifest_is_told(source, cache_dir, tmp_path, text):
   folder = corpus.ensure_corpus(source, cache_dir)
   copy = tmp_path / folder.name
   shutil.copytree(folder, copy)
-  (copy / 'manifest.json').write_text('{"counts":')
+  (copy / 'manifest.json').write_text(text)
   with pytest.raises(errors.DataError, match='manifest.json'):
     corpus.load_corpus(
       'docstring_restoration', 'test', source=source, cache_dir=tmp_path

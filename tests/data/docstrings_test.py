@@ -83,8 +83,18 @@ def test_nothing_is_imported_or_executed(tmp_path):
 
 
 def test_a_failing_worker_is_told(tmp_path, monkeypatch):
-  monkeypatch.setattr(docstrings.sys, 'executable', '/bin/false')
-  with pytest.raises(errors.DataError, match='exit code 1'):
+  worker = tmp_path / 'worker'
+  worker.write_text('#!/bin/sh\nexit 7\n')
+  worker.chmod(0o755)
+  monkeypatch.setattr(docstrings.sys, 'executable', str(worker))
+  with pytest.raises(errors.DataError, match='exit code 7'):
+    docstrings.extract([tmp_path / 'any.py'])
+
+
+def test_a_worker_that_cannot_start_is_told(tmp_path, monkeypatch):
+  missing = str(tmp_path / 'no_such_python')
+  monkeypatch.setattr(docstrings.sys, 'executable', missing)
+  with pytest.raises(errors.ResourceError, match='no_such_python'):
     docstrings.extract([tmp_path / 'any.py'])
 
 
