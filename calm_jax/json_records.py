@@ -6,6 +6,7 @@ value of another type, one schema version. Each failure is one `DataError` that
 names the file and the field. Standard library only.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -69,7 +70,9 @@ def write_bytes_atomically(path: str | os.PathLike, content: bytes) -> None:
       ' a directory that you may write to.'
     ) from error
   finally:
-    temporary.unlink(missing_ok=True)
+    # Where a file stands in place of the folder, there is nothing to remove.
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:

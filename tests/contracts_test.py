@@ -179,3 +179,9 @@ def test_a_disk_that_refuses(tmp_path, monkeypatch):
     contracts.write_json_atomically(path, {'a': 2})
   assert contracts.read_json(path) == {'a': 1}
   assert os.listdir(tmp_path) == ['file.json']
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.ResourceError, match='Cannot write .*file.json: '):
+    contracts.write_json_atomically(tmp_path / 'file' / 'file.json', {'a': 1})
