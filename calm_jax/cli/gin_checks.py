@@ -6,6 +6,7 @@ word, and fails long after, or never.
 
 import difflib
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
@@ -37,7 +38,7 @@ def check_value(binding: str) -> None:
   name, value = name.strip(), value.strip()
   try:
     gin.config.parse_value(value)
-  except SyntaxError as error:
+  except (SyntaxError, tokenize.TokenError) as error:
     raise errors.ConfigError(
       f'The value of {name} must be a number, a quoted string or another gin'
       f' literal, got {value}. For a string write --gin.{name}=\'"{value}"\'.'
@@ -72,11 +73,14 @@ def check_types(defaults: dict[str, Any]) -> None:
 
 
 def _fits(value: Any, default: Any) -> bool:
-  plain = (bool, int, float, str)
-  if not isinstance(value, plain) or not isinstance(default, plain):
-    return True  # None, references and containers may mean anything.
-  if isinstance(default, float) and type(value) is int:
+  sequences = (tuple, list)
+  literals = (bool, int, float, str, dict, *sequences)
+  if type(value) not in literals or type(default) not in literals:
+    return True  # None and references may mean anything.
+  if type(default) is float and type(value) is int:
     return True
+  if type(default) in sequences:
+    return type(value) in sequences
   return type(value) is type(default)
 
 

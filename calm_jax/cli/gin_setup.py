@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, NoReturn
 
@@ -21,7 +22,13 @@ import gin
 from calm_jax import errors
 from calm_jax.cli import gin_checks, gin_errors
 
-_GIN_ERRORS = (SyntaxError, ValueError, NameError, AttributeError)
+_GIN_ERRORS = (
+  SyntaxError,
+  tokenize.TokenError,
+  ValueError,
+  NameError,
+  AttributeError,
+)
 
 
 def gin_root() -> pathlib.Path:
@@ -178,21 +185,27 @@ def _parse_file(name: str, folders: Sequence[pathlib.Path]) -> None:
       f'{name} imports what cannot be imported: {error}. Install it, or add its'
       ' folder with --gin_search_paths.'
     ) from error
+  except UnicodeDecodeError as error:
+    raise errors.ConfigError(
+      f'{path}, or a file that it includes, must be UTF-8 text, but it is not:'
+      f' {error.reason} at byte {error.start}.'
+    ) from error
   except _GIN_ERRORS as error:
-    _raise_explained(error)
+    _raise_explained(error, name)
 
 
 def _parse_bindings(gin_bindings: Sequence[str]) -> None:
   try:
     gin.parse_config(list(gin_bindings))
   except _GIN_ERRORS as error:
-    _raise_explained(error)
+    _raise_explained(error, 'the command line')
 
 
-def _raise_explained(error: Exception) -> NoReturn:
+def _raise_explained(error: Exception, where: str) -> NoReturn:
   message = gin_errors.explain(error)
   if message is None:
-    raise error
+    first_line = str(error).strip().partition('\n')[0]
+    message = f'Gin cannot read {where}: {first_line or type(error).__name__}'
   raise errors.ConfigError(message) from error
 
 

@@ -221,6 +221,38 @@ def test_macros_keep_the_type_of_their_default(binding):
   assert 'TRAIN_STEPS must be of type int, as its default 4' in message
 
 
+@pytest.mark.parametrize('value', ['64', '"64"', '{"inputs": 64}', 'True'])
+def test_a_sequence_stays_one(value):
+  message = error_of(f'BUCKET_BOUNDARIES = {value}')
+  assert 'BUCKET_BOUNDARIES must be of type tuple' in message
+  gin_setup.parse([TINY], ['BUCKET_BOUNDARIES = [16, 64]'])
+
+
+def test_containers_do_not_stand_for_each_other_or_for_numbers():
+  message = error_of('TASK_FEATURE_LENGTHS = (64, 64)')
+  assert 'TASK_FEATURE_LENGTHS must be of type dict' in message
+  assert 'TRAIN_STEPS must be of type int' in error_of('TRAIN_STEPS = (4,)')
+
+
+@pytest.mark.parametrize('value', ['[1,', '(1', '{"a": 1', "'abc"])
+def test_an_open_bracket_on_the_command_line(value):
+  message = error_of(f'BUCKET_BOUNDARIES = {value}')
+  assert 'The value of BUCKET_BOUNDARIES must be' in message
+
+
+def test_an_open_bracket_in_a_file(tmp_path):
+  message = error_of(text='TRAIN_STEPS = [1,\n', tmp_path=tmp_path)
+  assert 'mine.gin' in message and '\n' not in message
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+  (tmp_path / 'mine.gin').write_bytes(
+    '# caf\xe9\nTRAIN_STEPS = 1'.encode('latin-1')
+  )
+  message = error_of(files=('mine.gin',))
+  assert 'mine.gin' in message and 'must be UTF-8' in message
+
+
 def test_a_whole_number_may_stand_for_a_float():
   gin_setup.parse([TINY], ['DROPOUT_RATE = 0', 'EVALUATOR_NUM_EXAMPLES = None'])
 
