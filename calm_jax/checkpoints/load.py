@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
+
 from calm_jax import errors
 from calm_jax.checkpoints import (
   bundle,
@@ -56,12 +58,20 @@ def load_model(
   loaded = _load_with_own_config(directory)
   if loaded is None:
     return _load_checkpoint(directory, config)
-  if config is not None and config != loaded.config:
+  if config is not None and _plain(config) != _plain(loaded.config):
     raise errors.ConfigError(
       f'{directory} is a model of another configuration: it has'
       f' {loaded.config}, asked for was {config}.'
     )
   return loaded
+
+
+def _plain(config: network.T5Config) -> network.T5Config:
+  # Gin files spell types as text and sequences as they like.
+  return config.replace(
+    dtype=jnp.dtype(config.dtype),
+    mlp_activations=tuple(config.mlp_activations),
+  )
 
 
 def _load_with_own_config(directory: pathlib.Path) -> LoadedModel | None:

@@ -9,7 +9,6 @@ from calm_jax.cli import (
   evaluate,
   flags,
   loading,
-  native_logs,
   settings,
 )
 
@@ -32,12 +31,23 @@ SETTINGS = (
     int,
     500,
     'texts that the threshold is calibrated on',
+    minimum=1,
   ),
   settings.Setting(
-    'test_examples', 'TEST_EXAMPLES', int, 300, 'texts that it is tested on'
+    'test_examples',
+    'TEST_EXAMPLES',
+    int,
+    300,
+    'texts that it is tested on',
+    minimum=1,
   ),
   settings.Setting(
-    'timed_examples', 'TIMED_EXAMPLES', int, 50, 'texts that are timed'
+    'timed_examples',
+    'TIMED_EXAMPLES',
+    int,
+    50,
+    'texts that are timed',
+    minimum=1,
   ),
   settings.Setting(
     'tolerance', 'TOLERANCE', float, 0.1, 'greatest mean loss, in (0, 1)'
@@ -58,7 +68,6 @@ def run(args) -> None:
     CalmError: as the stages.
   """
   chosen = settings.settle(args, SETTINGS)
-  native_logs.import_tensorflow(verbose=args.v > 0)
   from calm_jax import calibration, contracts
   from calm_jax.calibration import power
   from calm_jax.dump import reader
@@ -102,7 +111,7 @@ def run(args) -> None:
     loaded,
     test_dump,
     calibrated,
-    calibration_ids=calibration_dump[1].example_ids,
+    calibration_dump=calibration_dump,
     batch_size=1,
     timed_examples=chosen.timed_examples,
   )

@@ -37,6 +37,7 @@ SETTINGS = (
     int,
     None,
     'the first examples only, which are a random sample; all without it',
+    minimum=1,
   ),
   settings.Setting(
     'thresholds',

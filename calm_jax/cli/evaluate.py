@@ -1,6 +1,7 @@
 """`calm evaluate`: a test dump and a calibrated threshold in, JSON out."""
 
-from calm_jax import errors
+import dataclasses
+
 from calm_jax.cli import flags, loading, settings
 
 DESCRIPTION = """Measure loss, quality, layers and speed on unseen text.
@@ -9,8 +10,7 @@ DESCRIPTION = """Measure loss, quality, layers and speed on unseen text.
     --output=evaluation.json
 
 Loss and quality come from the dump; the speed of the full and of the
-calibrated model is measured here, in one run. Where there is no accelerator,
-give the timings that were measured elsewhere: --timings=timings.json."""
+calibrated model is measured here, in one run."""
 
 SETTINGS = (
   settings.Setting(
@@ -43,17 +43,20 @@ SETTINGS = (
     'proves, by example ids, that no test example was used to calibrate',
   ),
   settings.Setting(
-    'batch_size', 'BATCH_SIZE', int, 1, 'texts decoded together when timed'
+    'batch_size',
+    'TIMED_BATCH_SIZE',  # BATCH_SIZE is the training's.
+    int,
+    1,
+    'texts decoded together when timed',
+    minimum=1,
   ),
   settings.Setting(
-    'timed_examples', 'TIMED_EXAMPLES', int, 50, 'texts that are timed'
-  ),
-  settings.Setting(
-    'timings',
-    'TIMINGS_FILE',
-    str,
-    None,
-    'JSON file with timings made elsewhere; nothing is timed then',
+    'timed_examples',
+    'TIMED_EXAMPLES',
+    int,
+    50,
+    'texts that are timed, a random sample',
+    minimum=1,
   ),
 )
 
@@ -70,11 +73,6 @@ def run(args) -> None:
     CalmError: as `evaluation.evaluate`.
   """
   chosen = settings.settle(args, SETTINGS)
-  for name in ('batch_size', 'timed_examples'):
-    if getattr(chosen, name) < 1:
-      raise errors.ConfigError(
-        f'{name} must be at least 1, got {getattr(chosen, name)}.'
-      )
   from calm_jax import contracts
   from calm_jax.dump import reader
   from calm_jax.report import table
@@ -83,18 +81,16 @@ def run(args) -> None:
     chosen.calibration, contracts.CalibrationResult
   )
   test = reader.read_dump(chosen.dump_dir)
-  calibration_ids = None
+  calibration_dump = None
   if chosen.calibration_dump_dir is not None:
-    _, data = reader.read_dump(chosen.calibration_dump_dir)
-    calibration_ids = data.example_ids
+    calibration_dump = reader.read_dump(chosen.calibration_dump_dir)
   result = evaluate_dump(
     loading.load(chosen),
     test,
     calibration,
-    calibration_ids=calibration_ids,
+    calibration_dump=calibration_dump,
     batch_size=chosen.batch_size,
     timed_examples=chosen.timed_examples,
-    timings_file=chosen.timings,
   )
   contracts.write_json_atomically(chosen.output, result)
   print(table.summary_table(calibration, result))
@@ -106,47 +102,46 @@ def evaluate_dump(
   test,
   calibration,
   *,
-  calibration_ids,
+  calibration_dump,
   batch_size: int,
   timed_examples: int,
-  timings_file: str | None = None,
 ):
   """The `EvaluationResult` of a test dump, with its trivial baseline.
 
   Raises:
+    DataError: the dump is of another model than the one that would be timed.
     CalmError: as `evaluation.evaluate`.
   """
   from calm_jax import evaluation
   from calm_jax.data import tasks
 
   manifest, data = test
+  loading.check_same_model(
+    loaded, dataclasses.asdict(manifest), 'The test dump'
+  )
   info = tasks.get_task(manifest.task)
   return evaluation.evaluate(
     test,
     calibration,
-    _timings(loaded, data, calibration, batch_size, timed_examples)
-    if timings_file is None
-    else _read_timings(timings_file),
+    _timings(loaded, data, calibration, batch_size, timed_examples),
     pieces=lambda ids: [loaded.generator.tokenizer.piece(int(x)) for x in ids],
     baselines={
       info.baseline: [info.baseline_prediction(x) for x in data.sources]
     },
-    calibration_ids=calibration_ids,
+    calibration_dump=calibration_dump,
   )
 
 
 def _timings(loaded, data, calibration, batch_size, timed_examples):
+  import numpy as np
+
   from calm_jax.evaluation import speed
 
+  # A dump is sorted by length; ids are hashes, so their order is a random one.
+  chosen = np.argsort(data.example_ids)[:timed_examples]
   return speed.measure(
     loaded.generator,
-    data.sources[:timed_examples].tolist(),
+    data.sources[chosen].tolist(),
     threshold=calibration.threshold,
     batch_size=batch_size,
   )
-
-
-def _read_timings(path: str):
-  from calm_jax import contracts, evaluation
-
-  return contracts.read_json(path, evaluation.Timings)

@@ -104,20 +104,11 @@ def threshold_for(chosen, loaded: loading.LoadedModel) -> float:
     given = chosen.threshold
     return _DEFAULT_THRESHOLD if given is None else given
   from calm_jax import contracts
-  from calm_jax.dump import runner
 
   result = contracts.read_json(chosen.calibration, contracts.CalibrationResult)
-  here = {
-    'model_digest': loaded.digest,
-    'config_digest': runner.config_digest(loaded.generator),
-  }
-  for name, digest in here.items():
-    if result.dump.get(name) != digest:
-      raise errors.DataError(
-        f'The calibration {chosen.calibration} must belong to this model: its'
-        f' {name} is {result.dump.get(name)!r}, the model has {digest!r}.'
-        ' Calibrate again with a dump of this model.'
-      )
+  loading.check_same_model(
+    loaded, result.dump, f'The calibration {chosen.calibration}'
+  )
   return result.threshold
 
 
@@ -139,6 +130,18 @@ def lines_of(stream) -> Iterator[str]:
       ) from error
 
 
+def _check_is_text(number: int, text: str) -> None:
+  # Python turns such bytes of the command line into lone surrogates, which
+  # some tasks would drop without a word.
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise errors.DataError(
+      f'Every text must be UTF-8; text {number} is not, at character'
+      f' {error.start + 1}.'
+    ) from error
+
+
 class _Writer:
   """Prints one generation after the other, and a summary at the end."""
 
@@ -156,6 +159,7 @@ class _Writer:
   def __call__(self, number: int, text: str, task: str) -> None:
     from calm_jax.data import tasks
 
+    _check_is_text(number, text)
     info = tasks.get_task(task)
     inputs = info.inputs_of(text)
     if not inputs.removeprefix(info.prefix).strip():

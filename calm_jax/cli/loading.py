@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from calm_jax import errors
@@ -17,8 +18,8 @@ MODEL = settings.Setting(
   'CHECKPOINT_PATH',
   str,
   None,
-  'folder of a model, or with --gin_file a MODEL_DIR or checkpoint; without'
-  ' it, the model that ships with calm_jax',
+  'folder of a model, or with --gin_file a MODEL_DIR or checkpoint, of T5X or'
+  ' Hugging Face too; without it, the model that ships with calm_jax',
 )
 TASK = settings.Setting(
   'task',
@@ -45,8 +46,8 @@ class LoadedModel:
 def load(chosen) -> LoadedModel:
   """Loads what `--model` names, the shipped model without it.
 
-  Where gin files define MODEL, `--model` names a checkpoint of it: a MODEL_DIR,
-  or a checkpoint in one. Otherwise it names a finished model's folder.
+  Where gin files define MODEL, `--model` names parameters of it, of any kind
+  that `checkpoints.load` reads. Otherwise it names a finished model's folder.
 
   Args:
     chosen: from `settings.settle`, with `MODEL` among the settings.
@@ -71,23 +72,48 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
       ' example --model=runs/docstrings.'
     )
   from calm_jax import generation
-  from calm_jax.checkpoints import digests, orbax_io, param_trees
+  from calm_jax.checkpoints import digests, load
   from calm_jax.cli import gin_setup
   from calm_jax.data import vocabulary
 
   model = gin_setup.macro('MODEL')
   lengths = gin_setup.macro('TASK_FEATURE_LENGTHS', {})
-  params = orbax_io.restore_params(path)
-  param_trees.check_same(
-    {name: leaf.shape for name, leaf in param_trees.flatten(params).items()},
-    param_trees.expected_shapes(model.config),
-    path,
-  )
+  found = load.load_model(path, model.config)
   generator = generation.TextGenerator(
     model,
-    params,
-    vocabulary.default_tokenizer(),
+    found.params,
+    vocabulary.Tokenizer(found.vocabulary_path)
+    if found.vocabulary_path
+    else vocabulary.default_tokenizer(),
     inputs_length=lengths.get('inputs', 64),
     max_decode_length=lengths.get('targets', 64),
   )
-  return LoadedModel(generator, digests.model_digest(params))
+  return LoadedModel(generator, digests.model_digest(found.params))
+
+
+def check_same_model(
+  loaded: LoadedModel, recorded: Mapping[str, str], what: str
+) -> None:
+  """Refuses results of another model than the one that was loaded.
+
+  Args:
+    loaded: the model.
+    recorded: has the results' model_digest and config_digest.
+    what: the results, as a sentence begins.
+
+  Raises:
+    DataError: a digest differs.
+  """
+  from calm_jax.dump import runner
+
+  here = {
+    'model_digest': loaded.digest,
+    'config_digest': runner.config_digest(loaded.generator),
+  }
+  for name, digest in here.items():
+    if recorded.get(name) != digest:
+      raise errors.DataError(
+        f'{what} must belong to this model: its {name} is'
+        f' {recorded.get(name)!r}, the model has {digest!r}. Give the model'
+        ' that it was made with, or make it again with this one.'
+      )

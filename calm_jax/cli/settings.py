@@ -25,6 +25,7 @@ class Setting:
     kind: float, int or str.
     default: `REQUIRED` if there is none.
     help: one line.
+    minimum: the least number allowed, if there is one.
   """
 
   name: str
@@ -32,6 +33,16 @@ class Setting:
   kind: type
   default: Any
   help: str
+  minimum: int | None = None
+
+  def check_minimum(self, value: Any) -> None:
+    """Raises ConfigError where a value is less than the minimum."""
+    if self.minimum is None or value is None or value is REQUIRED:
+      return
+    if not value >= self.minimum:
+      raise errors.ConfigError(
+        f'{self.name} must be at least {self.minimum}, got {value}.'
+      )
 
   def check(self, value: Any) -> Any:
     """The macro's value as `kind`.
@@ -72,8 +83,9 @@ def settle(
   """Values of all settings, by name; `gin_macros` holds all of gin's macros.
 
   Raises:
-    ConfigError: required settings are missing (all are named), a macro has
-      another type, or gin's files and bindings are wrong.
+    ConfigError: required settings are missing (all are named), a value is
+      too small, a macro has another type, or gin's files and bindings are
+      wrong.
   """
   macros = _macros(args, settings)
   values = argparse.Namespace(gin_macros=macros)
@@ -84,6 +96,7 @@ def settle(
       value = setting.check(macros[setting.macro])
     elif value is None:
       value = setting.default
+    setting.check_minimum(value)
     if value is REQUIRED:
       missing.append(setting)
     setattr(values, setting.name, value)

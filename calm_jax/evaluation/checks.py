@@ -4,9 +4,8 @@ Before `evaluate` computes anything: a threshold belongs to one model and one
 configuration, and its guarantee is tested on unseen examples only.
 """
 
-from collections.abc import Sequence
-
 from calm_jax import contracts, errors
+from calm_jax.calibration import learn_then_test
 from calm_jax.evaluation import timing
 
 # What the calibrated threshold depends on, as `calibration.provenance` has it.
@@ -34,23 +33,46 @@ def check_same_system(
       )
 
 
+def check_other_split(
+  manifest: contracts.Manifest, calibration: contracts.CalibrationResult
+) -> None:
+  """Raises a DataError if the test split is the one that was calibrated on."""
+  if manifest.split == calibration.dump.get('split'):
+    raise errors.DataError(
+      f'The calibration and the test dump are both of the split'
+      f' {manifest.split!r}; evaluate on another split, or give the dump that'
+      ' was calibrated on to show that its examples are others.'
+    )
+
+
 def check_unseen(
-  manifest: contracts.Manifest,
   data: contracts.Dump,
   calibration: contracts.CalibrationResult,
-  calibration_ids: Sequence[str] | None,
+  calibration_manifest: contracts.Manifest,
+  calibration_data: contracts.Dump,
 ) -> None:
-  """Raises a DataError if a test example may have been calibrated on."""
-  if calibration_ids is None:
-    if manifest.split == calibration.dump.get('split'):
+  """Raises a DataError if a test example was calibrated on.
+
+  Args:
+    data: the test dump.
+    calibration: the result to be tested.
+    calibration_manifest: of the dump that is said to be the calibration's.
+    calibration_data: its examples.
+
+  Raises:
+    DataError: a shared example, or the calibration is of another dump.
+  """
+  got = learn_then_test.provenance(calibration_manifest)
+  got['num_examples'] = calibration_data.num_examples
+  required = {**calibration.dump, 'num_examples': calibration.num_examples}
+  for name in sorted(got | required):
+    if got.get(name) != required.get(name):
       raise errors.DataError(
-        f'The calibration and the test dump are both of the split'
-        f' {manifest.split!r}; evaluate on another split, or give the ids of'
-        ' the calibration examples to show that they are others.'
+        'The calibration dump must be the one that was calibrated on, with'
+        f' {name} {required.get(name)!r}, got one with {got.get(name)!r}.'
       )
-    return
   ids = data.example_ids.tolist()
-  seen = set(map(str, calibration_ids))
+  seen = set(calibration_data.example_ids.tolist())
   if shared := [name for name in ids if name in seen]:
     raise errors.DataError(
       f'{len(shared)} of the {len(ids)} test examples were used for the'

@@ -26,7 +26,7 @@ def evaluate(
   timings: timing.Timings,
   pieces: Callable[[np.ndarray], list[str]],
   baselines: Mapping[str, Sequence[str]] | None = None,
-  calibration_ids: Sequence[str] | None = None,
+  calibration_dump: _DumpOrDirectory | None = None,
   num_samples: int = 8,
 ) -> contracts.EvaluationResult:
   """Compares the calibrated with the full model.
@@ -39,8 +39,8 @@ def evaluate(
     pieces: [n] token ids to n pieces as the tokenizer spells them, `▁` before
       a word.
     baselines: name -> [N] texts of a trivial system, in the dump's order.
-    calibration_ids: ids of the calibration examples, to prove that the test
-      examples are others. Without them, the splits must have other names.
+    calibration_dump: what was calibrated on, to prove by example ids that the
+      test examples are others. Without it, the splits must have other names.
     num_samples: at most so many outputs are shown.
 
   Raises:
@@ -48,9 +48,12 @@ def evaluate(
       together, or an example was used for the calibration.
     ConfigError: the metric or consistency is unknown.
   """
-  manifest, data = dump if isinstance(dump, tuple) else reader.read_dump(dump)
+  manifest, data = _opened(dump)
   checks.check_same_system(manifest, calibration)
-  checks.check_unseen(manifest, data, calibration, calibration_ids)
+  if calibration_dump is None:
+    checks.check_other_split(manifest, calibration)
+  else:
+    checks.check_unseen(data, calibration, *_opened(calibration_dump))
   checks.check_timings(timings, calibration)
   column = checks.column_of(manifest, calibration.threshold)
   # Cached, because losses, quality and baselines score the same pairs.
@@ -97,6 +100,12 @@ def layer_histogram(
   """
   counts = np.bincount(num_layers_used.ravel(), minlength=num_layers + 1)
   return tuple(counts[1:].tolist())
+
+
+def _opened(
+  dump: _DumpOrDirectory,
+) -> tuple[contracts.Manifest, contracts.Dump]:
+  return dump if isinstance(dump, tuple) else reader.read_dump(dump)
 
 
 def _curve(

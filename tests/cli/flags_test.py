@@ -8,6 +8,7 @@ SETTINGS = (
   settings.Setting('output', 'OUTPUT', str, settings.REQUIRED, 'b'),
   settings.Setting('tolerance', 'TOLERANCE', float, 0.1, 'c, 50 % of it'),
   settings.Setting('metric', 'METRIC', str, None, 'd'),
+  settings.Setting('count', 'COUNT', int, None, 'e', minimum=1),
 )
 
 
@@ -75,6 +76,15 @@ def test_the_flag_wins_over_the_macro():
 def test_a_whole_number_is_a_float_too():
   values = settle('--dump_dir=d', '--output=o', '--gin.TOLERANCE=1')
   assert values.tolerance == 1.0 and isinstance(values.tolerance, float)
+
+
+@pytest.mark.parametrize(
+  'form', ['--count=0', '--count=-5', '--gin.COUNT=0', '--gin.COUNT=-5']
+)
+def test_a_number_below_the_minimum(form):
+  with pytest.raises(errors.ConfigError, match='count must be at least 1, got'):
+    settle('--dump_dir=d', '--output=o', form)
+  assert settle('--dump_dir=d', '--output=o', '--count=1').count == 1
 
 
 def test_all_missing_settings_are_named_at_once():

@@ -1,5 +1,6 @@
 """Each stage from flags to files, with a made-up model where one is needed."""
 
+import importlib
 import io
 import json
 import types
@@ -7,9 +8,16 @@ import types
 import numpy as np
 import pytest
 
-from calm_jax import contracts, evaluation
-from calm_jax.cli import dump, generate, loading, main
-from calm_jax.dump import writer
+from calm_jax import contracts
+from calm_jax.cli import (
+  dump,
+  generate,
+  gin_checks,
+  gin_setup,
+  loading,
+  main,
+)
+from calm_jax.dump import runner, writer
 
 LAYERS, LENGTH, SIZE = 8, 6, 60
 GRID = (1.0, 0.8, 0.4, 0.0)
@@ -18,7 +26,7 @@ PIECES = {1: '</s>', 2: '▁It', 3: '▁works', 4: '.'}
 
 
 def write_dump(directory, split, model_digest='weights'):
-  """Fewer layers and worse texts the lower the threshold."""
+  """Fewer layers and worse texts the lower the threshold; sorted by length."""
   header = contracts.Manifest(
     task='docstring_restoration',
     split=split,
@@ -37,8 +45,9 @@ def write_dump(directory, split, model_digest='weights'):
   used = np.where(tokens > 0, [[[8], [4], [2], [1]]], 0)
   trace = (SIZE, LENGTH, LAYERS)
   batch = contracts.Dump(
-    example_ids=np.array([f'{split}-{i}' for i in range(SIZE)]),
-    sources=np.array(['restore: it works'] * SIZE),
+    # As hashes: their order says nothing about the length.
+    example_ids=np.array([f'{i * 37 % SIZE:02}-{split}' for i in range(SIZE)]),
+    sources=np.array([f'restore: it works{" well" * i}' for i in range(SIZE)]),
     references=np.array(['It works.'] * SIZE),
     predictions=np.array([TEXTS] * SIZE),
     tokens=tokens,
@@ -62,6 +71,14 @@ class FakeGenerator:
   def __init__(self):
     self.inputs, self.thresholds = [], []
 
+  def encode(self, texts):
+    self.inputs += texts
+    return np.ones((len(texts), LENGTH), np.int32)
+
+  def generate_tokens(self, tokens, thresholds):
+    self.thresholds += set(thresholds.tolist())
+    return types.SimpleNamespace(num_layers_used=np.ones((len(tokens), 3)))
+
   def generate(self, texts, *, threshold):
     self.inputs += texts
     self.thresholds.append(threshold)
@@ -81,6 +98,7 @@ def generator(monkeypatch):
   monkeypatch.setattr(
     loading, 'load', lambda chosen: loading.LoadedModel(fake, 'weights')
   )
+  monkeypatch.setattr(runner, 'config_digest', lambda generator: 'config')
   return fake
 
 
@@ -175,47 +193,38 @@ def test_calibrate_refuses_a_truncated_dump(tmp_path, capsys):
 # --- evaluate, report ---------------------------------------------------------
 
 
-def write_timings(path):
-  timings = evaluation.Timings(
-    full=evaluation.Timing(1.0, 2.0, 100),
-    calibrated=evaluation.Timing(0.8, 1.0, 100),
-    batch_size=1,
-    machine='a machine',
-  )
-  contracts.write_json_atomically(path, timings)
-  return path
+@pytest.fixture
+def evaluate_args(calibrated, generator, tmp_path):
+  """Flags that succeed; later ones of the same name override them."""
+  return [
+    'evaluate',
+    f'--dump_dir={write_dump(tmp_path / "test_dump", "test")}',
+    f'--calibration={calibrated[0]}',
+    f'--output={tmp_path}/evaluation.json',
+  ]
 
 
-def test_evaluate_and_report(calibrated, generator, tmp_path, capsys):
-  calibration, _ = calibrated
-  test_dump = write_dump(tmp_path / 'test_dump', 'test')
-  timings = write_timings(tmp_path / 'timings.json')
-  output = tmp_path / 'evaluation.json'
+def test_evaluate_and_report(evaluate_args, tmp_path, capsys):
   code = main.main(
-    [
-      'evaluate',
-      f'--dump_dir={test_dump}',
-      f'--calibration={calibration}',
-      f'--calibration_dump_dir={tmp_path}/calibration_dump',
-      f'--timings={timings}',
-      f'--output={output}',
-    ]
+    [*evaluate_args, f'--calibration_dump_dir={tmp_path}/calibration_dump']
   )
   printed = capsys.readouterr()
   assert code == 0, printed.err
+  output = tmp_path / 'evaluation.json'
   result = contracts.read_json(output, contracts.EvaluationResult)
-  assert result.speedup == 2.0 and result.calibrated.mean_layers == 4.0
+  assert result.calibrated.mean_layers == 4.0
+  assert result.full.tokens_timed == result.calibrated.tokens_timed == 50 * 3
   assert 0.0 < result.baselines['input_copied'] < result.full.mean_metric == 1.0
-  assert 'calibrated' in printed.out and '2.00' in printed.out
+  assert 'calibrated' in printed.out and f'{result.speedup:.2f}' in printed.out
 
   page_dir = tmp_path / 'report'
   code = main.main(
     [
       'report',
-      f'--calibration={calibration}',
+      f'--calibration={tmp_path}/calibration.json',
       f'--evaluation={output}',
       f'--output_dir={page_dir}',
-      f'--dump_dir={test_dump}',
+      f'--dump_dir={tmp_path}/test_dump',
     ]
   )
   printed = capsys.readouterr()
@@ -224,18 +233,87 @@ def test_evaluate_and_report(calibrated, generator, tmp_path, capsys):
   assert page.startswith(str(page_dir)) and page.endswith('.html')
 
 
-def test_evaluate_refuses_the_calibration_split(
-  calibrated, generator, tmp_path, capsys
+def test_evaluate_times_texts_of_all_lengths(evaluate_args, generator):
+  """A dump is sorted by length: its first texts are the shortest."""
+  assert main.main([*evaluate_args, '--timed_examples=10']) == 0
+  lengths = [text.count('well') for text in generator.inputs]
+  assert len(set(lengths)) == 10
+  assert min(lengths) < SIZE / 4 and max(lengths) > 3 * SIZE / 4
+  assert {round(x, 6) for x in generator.thresholds} == {1.0, 0.8}
+
+
+@pytest.mark.parametrize(
+  ('model', 'config', 'name'),
+  [('others', 'config', 'model_digest'), ('weights', 'other', 'config_digest')],
+)
+def test_evaluate_times_the_dumped_model_only(
+  model, config, name, evaluate_args, generator, monkeypatch, capsys, tmp_path
 ):
-  args = [
-    f'--dump_dir={tmp_path}/calibration_dump',
-    f'--calibration={calibrated[0]}',
-    f'--timings={write_timings(tmp_path / "timings.json")}',
-    f'--output={tmp_path}/e.json',
-  ]
-  code, message = failure(capsys, 'evaluate', *args)
+  loaded = loading.LoadedModel(generator, model)
+  monkeypatch.setattr(loading, 'load', lambda chosen: loaded)
+  monkeypatch.setattr(runner, 'config_digest', lambda generator: config)
+  code, message = failure(capsys, *evaluate_args)
+  assert (
+    code == 3
+    and f'The test dump must belong to this model: its {name}' in message
+  )
+  assert not generator.inputs, 'nothing was timed'
+  assert not (tmp_path / 'evaluation.json').exists()
+
+
+def test_evaluate_refuses_the_calibration_split(
+  evaluate_args, tmp_path, capsys
+):
+  args = [*evaluate_args, f'--dump_dir={tmp_path}/calibration_dump']
+  code, message = failure(capsys, *args)
   assert code == 3 and 'another split' in message
-  assert not (tmp_path / 'e.json').exists()
+  # Nor does a dump that was not calibrated on show anything.
+  other = write_dump(tmp_path / 'other', 'validation')
+  code, message = failure(capsys, *args, f'--calibration_dump_dir={other}')
+  assert code == 3 and "'calibration', got one with 'validation'" in message
+  assert not (tmp_path / 'evaluation.json').exists()
+
+
+# --- settings -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('stage', 'flag'),
+  [
+    ('dump', '--max_examples=-5'),
+    ('dump', '--gin.MAX_EXAMPLES=0'),
+    ('evaluate', '--timed_examples=0'),
+    ('evaluate', '--batch_size=0'),
+    ('evaluate', '--gin.TIMED_BATCH_SIZE=0'),
+    ('demo', '--calibration_examples=0'),
+    ('demo', '--test_examples=-1'),
+    ('demo', '--timed_examples=0'),
+  ],
+)
+def test_counts_start_at_one(stage, flag, monkeypatch, capsys):
+  monkeypatch.setattr(loading, 'load', None)  # Refused before.
+  code, message = failure(capsys, stage, flag)
+  assert code == 2 and 'must be at least 1, got' in message
+
+
+def test_stages_and_runs_share_no_macro_by_accident():
+  """A training's file given to a later stage must not set its numbers."""
+  of_stages = {
+    setting.macro
+    for stage in main.STAGES
+    for setting in getattr(
+      importlib.import_module(f'calm_jax.cli.{stage}'), 'SETTINGS', ()
+    )
+  }
+  files = [
+    path
+    for folder in ('runs', 'models', 'experiments', 'early_exit')
+    for path in (gin_setup.gin_root() / 'gin' / folder).glob('*.gin')
+  ]
+  text = '\n'.join(path.read_text(encoding='utf-8') for path in files)
+  assert 'BATCH_SIZE' in gin_checks.macro_names(text)
+  shared = of_stages & gin_checks.macro_names(text)
+  assert shared == {'MIXTURE_OR_TASK_NAME'}
 
 
 # --- dump ---------------------------------------------------------------------
@@ -303,6 +381,16 @@ def test_generate_refuses_bytes_that_are_not_text(generator, stdin, capsys):
   assert code == 3 and 'Line 1 of the standard input must be UTF-8' in message
 
 
+@pytest.mark.parametrize(
+  'task', ['docstring_restoration', 'docstring_summarization']
+)
+def test_generate_refuses_arguments_that_are_not_text(task, generator, capsys):
+  text = b'it works \xff'.decode('utf-8', 'surrogateescape')
+  code, message = failure(capsys, 'generate', f'--task={task}', 'fine', text)
+  assert code == 3 and 'text 2 is not' in message
+  assert len(generator.inputs) == 1
+
+
 @pytest.mark.parametrize('value', ['-0.1', '1.1', 'nan', 'inf'])
 def test_generate_refuses_thresholds_outside_the_unit_interval(
   value, generator, capsys
@@ -317,12 +405,7 @@ def test_generate_takes_one_source_of_its_threshold(generator, capsys):
   assert code == 2 and 'not both' in message
 
 
-def test_generate_uses_the_calibrated_threshold(
-  calibrated, generator, monkeypatch
-):
-  from calm_jax.dump import runner
-
-  monkeypatch.setattr(runner, 'config_digest', lambda generator: 'config')
+def test_generate_uses_the_calibrated_threshold(calibrated, generator):
   assert main.main(['generate', f'--calibration={calibrated[0]}', 'text']) == 0
   assert generator.thresholds == [0.8]
 
@@ -330,8 +413,6 @@ def test_generate_uses_the_calibrated_threshold(
 def test_generate_refuses_the_calibration_of_another_model(
   calibrated, generator, monkeypatch, capsys
 ):
-  from calm_jax.dump import runner
-
   monkeypatch.setattr(runner, 'config_digest', lambda generator: 'other')
   args = [f'--calibration={calibrated[0]}', 'text']
   code, message = failure(capsys, 'generate', *args)

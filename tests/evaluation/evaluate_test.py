@@ -241,19 +241,42 @@ def test_refuses_another_system_and_names_both(name):
     assert part in str(caught.value)
 
 
+def calibration_dump(*shared, size=200, **header):
+  """The dump of `make_calibration`, with the ids `shared` among its ids."""
+  header = dataclasses.replace(HEADER, split='calibration', **header)
+  data = make_dump(1, 'calibration', header.thresholds, size)
+  ids = [*shared, *data.example_ids[len(shared) :].tolist()]
+  return header, dataclasses.replace(data, example_ids=np.array(ids))
+
+
 def test_refuses_examples_that_were_calibrated_on():
   data = make_dump(2, 'test')
-  seen = ['calibration-001', 'test-003', 'test-007']
+  seen = calibration_dump('test-003', 'test-007')
   with pytest.raises(errors.DataError, match=r"2 of the 40 .*'test-003'"):
-    evaluate(data, calibration_ids=seen)
-  assert evaluate(data, calibration_ids=seen[:1]) == evaluate(data)
+    evaluate(data, calibration_dump=seen)
+  assert evaluate(data, calibration_dump=calibration_dump()) == evaluate(data)
 
 
 def test_refuses_the_same_split_unless_the_ids_are_known():
   header = dataclasses.replace(HEADER, split='calibration')
   with pytest.raises(errors.DataError, match="both of the split 'calibration'"):
     evaluate(header=header)
-  evaluate(header=header, calibration_ids=['calibration-001'])
+  evaluate(header=header, calibration_dump=calibration_dump())
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'size': 199}, 'num_examples 200, got one with 199'),
+    ({'data_digest': 'b'}, "data_digest 'data', got one with 'b'"),
+    ({'model_digest': 'b'}, "model_digest 'model-1', got one with 'b'"),
+  ],
+)
+def test_refuses_ids_of_another_dump_than_the_calibrated_one(fields, message):
+  """An unrelated dump proves nothing about what was calibrated on."""
+  header = dataclasses.replace(HEADER, split='calibration')
+  with pytest.raises(errors.DataError, match=message):
+    evaluate(header=header, calibration_dump=calibration_dump(**fields))
 
 
 def test_refuses_a_dump_or_timings_without_the_calibrated_threshold():
