@@ -45,7 +45,7 @@ SETTINGS = (
     str,
     None,
     'such as 1,0.9,0.5: descending, starting with 1, the full model; without'
-    ' it, 1 to 0 in steps of 0.05',
+    ' it, from 1 to 0, finer near 1',
   ),
 )
 
@@ -105,7 +105,7 @@ def write_dump(
     task=task,
     split=split,
     metric=info.metric,
-    thresholds=thresholds or runner.default_thresholds(),
+    thresholds=thresholds or runner.DEFAULT_THRESHOLDS,
     model_digest=loaded.digest,
     data_digest=data_digest,
     command=shlex.join(['calm', *sys.argv[1:]]),
