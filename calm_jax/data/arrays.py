@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from calm_jax import errors
 from calm_jax.data import corpus, vocabulary
 
 TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 64}
@@ -44,7 +45,11 @@ def tokenize(
   """Encodes, appends EOS and truncates as `seqio.preprocessors` does.
 
   A truncated row keeps its EOS, as `append_eos_after_trim` makes it.
+
+  Raises:
+    ConfigError: as `checked_lengths`.
   """
+  lengths = checked_lengths(lengths)
   inputs, cut_inputs = encode_rows(
     [x.inputs for x in examples], tokenizer, lengths['inputs']
   )
@@ -57,6 +62,23 @@ def tokenize(
     targets,
     truncated=cut_inputs + cut_targets,
   )
+
+
+def checked_lengths(lengths: Mapping[str, int]) -> Mapping[str, int]:
+  """TASK_FEATURE_LENGTHS as given.
+
+  Raises:
+    ConfigError: not a positive integer for each of inputs and targets.
+  """
+  if not isinstance(lengths, Mapping) or not all(
+    type(lengths.get(name)) is int and lengths[name] > 0
+    for name in ('inputs', 'targets')
+  ):
+    raise errors.ConfigError(
+      'TASK_FEATURE_LENGTHS must give a positive integer for each of inputs and'
+      f" targets, such as {{'inputs': 64, 'targets': 64}}; got {lengths!r}."
+    )
+  return lengths
 
 
 def encode_rows(

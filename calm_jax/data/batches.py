@@ -216,7 +216,11 @@ def eval_batches(
   """Batches in order, all of one shape, each with its count of real rows.
 
   The last batch is filled up with empty rows, which weigh nothing.
+
+  Raises:
+    ConfigError: as `arrays.checked_lengths`.
   """
+  lengths = arrays.checked_lengths(lengths)
   for start in range(0, len(examples), batch_size):
     rows = slice(start, start + batch_size)
     batch = arrays.to_batch(

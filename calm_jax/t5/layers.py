@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.linen import partitioning as nn_partitioning
 from jax import lax
 
+from calm_jax import errors
 from calm_jax.t5 import masks
 
 Initializer = Callable[..., jax.Array]
@@ -143,6 +144,15 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def _activation(name: str) -> Callable[[jax.Array], jax.Array]:
+  if name not in _ACTIVATIONS:
+    raise errors.ConfigError(
+      f'Each of mlp_activations must be one of {", ".join(_ACTIVATIONS)}, got'
+      f' {name!r}.'
+    )
+  return _ACTIVATIONS[name]
+
+
 class MlpBlock(nn.Module):
   """The feed-forward block; several activations are multiplied (gated).
 
@@ -165,7 +175,7 @@ class MlpBlock(nn.Module):
       projected = Dense(
         self.intermediate_dim, ('embed', 'mlp'), self.dtype, name=name
       )(inputs)
-      gates.append(_ACTIVATIONS[activation](projected))
+      gates.append(_activation(activation)(projected))
     hidden = gates[0]
     for gate in gates[1:]:
       hidden = hidden * gate

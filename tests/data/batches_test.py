@@ -242,3 +242,15 @@ def test_arrays_need_neither_tensorflow_nor_jax():
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.stdout == 'It works.\n', done.stderr
+
+
+@pytest.mark.parametrize(
+  'lengths',
+  [{'inputs': 64}, {'inputs': 64, 'targets': 0}, {'inputs': 64.0, 'targets': 8},
+   64],
+)  # fmt: skip
+def test_feature_lengths_are_checked(examples, tokenizer, lengths):
+  with pytest.raises(errors.ConfigError, match='each of inputs and targets'):
+    arrays.tokenize([], tokenizer, lengths)
+  with pytest.raises(errors.ConfigError, match='each of inputs and targets'):
+    next(batches.eval_batches(examples, 8, lengths))

@@ -174,7 +174,8 @@ def test_a_damaged_file_is_told(source, cache_dir, tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-  'text', ['{"counts":', '{}', '[]', '{"files": 3, "digest": "a", "counts": {}}']
+  'text',
+  ['{"counts":', '{}', '[]', '{"files": 3, "digest": "a", "counts": {}}'],
 )
 def test_a_damaged_manifest_is_told(source, cache_dir, tmp_path, text):
   folder = corpus.ensure_corpus(source, cache_dir)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax import errors
 from calm_jax.t5 import attention, layers, masks
 
 
@@ -146,3 +147,9 @@ def test_attention_over_a_cache_equals_attention_over_the_sequence():
   for q in range(3):
     step = bound.attend_cached(inputs_q[:, q], key, value, bias[:, :, q])
     np.testing.assert_allclose(step, output[:, q], atol=1e-5)
+
+
+def test_an_unknown_activation_is_told():
+  module = layers.MlpBlock(8, activations=('silu', 'linear'))
+  with pytest.raises(errors.ConfigError, match="gelu, relu, linear.*'silu'"):
+    module.init(jax.random.key(0), draw(0, 1, 2, 4))
