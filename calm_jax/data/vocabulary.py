@@ -2,6 +2,14 @@
 
 `Tokenizer` wraps `sentencepiece` alone and serves generation and training from
 arrays; `load_vocabulary` gives seqio's class over the same file and ids.
+
+How the shipped one was made, from inputs and targets of both tasks:
+
+  from calm_jax.data import vocabulary
+  vocabulary.train_vocabulary('sentencepiece.model', vocab_size=4096)
+
+Other versions of the installed packages, or of the extractor, give another
+corpus and so other pieces: the file in the repository is the one to keep.
 """
 
 import functools
@@ -19,6 +27,9 @@ from calm_jax import errors
 from calm_jax.data import corpus, tasks
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+# Early exit pays for the output embedding at every layer it asks: 4,096 pieces
+# cost half of 8,192, for sentences that are 9% longer (15.4 instead of 14.1
+# pieces per validation target of restoration).
 DEFAULT_VOCAB_SIZE = 4096
 
 # The vocabulary that ships with the pretrained model.
