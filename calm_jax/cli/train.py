@@ -1,5 +1,9 @@
 """`calm train`: a gin file in, checkpoints and metrics out."""
 
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
 from calm_jax import errors
 from calm_jax.cli import flags
 
@@ -28,10 +32,7 @@ def run(args) -> None:
       'calm train requires a gin file, for example'
       ' --gin_file=gin/experiments/docstrings.gin.'
     )
-  import gin
-
   from calm_jax.cli import gin_setup, native_logs
-  from calm_jax.json_records import write_bytes_atomically
 
   native_logs.import_tensorflow(verbose=args.v > 0)
   gin_setup.parse(args.gin_file, args.gin_bindings, args.gin_search_paths)
@@ -39,8 +40,29 @@ def run(args) -> None:
 
   train = gin_setup.configured(loop.train)
   model_dir = gin_setup.absolute_path_macro('MODEL_DIR')
-  write_bytes_atomically(
-    model_dir / 'config.gin', gin.config_str().encode('utf-8')
-  )
   print(f'calm train: writing to {model_dir}', flush=True)
-  gin_setup.call(train)
+  with _recorded_configuration(model_dir):
+    gin_setup.call(train)
+
+
+@contextlib.contextmanager
+def _recorded_configuration(model_dir: pathlib.Path) -> Iterator[None]:
+  """Writes config.gin; a run that is refused leaves the folder as it was."""
+  import gin
+
+  from calm_jax.json_records import write_bytes_atomically
+
+  path = model_dir / 'config.gin'
+  before = path.read_bytes() if path.exists() else None
+  write_bytes_atomically(path, gin.config_str().encode('utf-8'))
+  try:
+    yield
+  except (errors.ConfigError, errors.DataError):
+    # Both are raised before the first step only: see `training.loop.train`.
+    if before is not None:
+      write_bytes_atomically(path, before)
+    else:
+      path.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):  # Something else is in it.
+        model_dir.rmdir()
+    raise

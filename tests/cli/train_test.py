@@ -9,35 +9,16 @@ import pytest
 import calm_jax
 from calm_jax.checkpoints import orbax_io
 from calm_jax.cli import gin_setup, main
-from calm_jax.data import corpus
 from calm_jax.dump import reader
 
 TINY = '--gin_file=gin/experiments/tiny.gin'
 
 
-@pytest.fixture(scope='module', autouse=True)
-def short_corpus():
-  """Sixty made-up sentences per split instead of the real corpus."""
-
-  def load_corpus(task, split):
-    return [
-      corpus.Example(
-        f'{split}-{i:03}',
-        f'restore: it returns {i} values and {split}',
-        f'It returns {i} values, and {split}.',
-      )
-      for i in range(60)
-    ]
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(corpus, 'load_corpus', load_corpus)
-    patch.setattr(corpus, 'ensure_corpus', lambda: None)
-    patch.setattr(corpus, 'read_manifest', lambda _: {'digest': 'made up'})
-    yield
+pytestmark = pytest.mark.usefixtures('short_corpus')
 
 
 @pytest.fixture(scope='module')
-def model_dir(tmp_path_factory):
+def model_dir(short_corpus, tmp_path_factory):
   """MODEL_DIR of a run of four steps."""
   path = tmp_path_factory.mktemp('train') / 'model'
   assert main.main(['train', TINY, f'--gin.MODEL_DIR="{path}"']) == 0
@@ -124,17 +105,43 @@ def test_train_needs_a_gin_file(capsys):
   assert code == 2 and '--gin_file=gin/experiments/docstrings.gin' in message
 
 
-def test_train_refuses_fewer_steps_than_done(model_dir, capsys):
-  args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=2']
+def content_of(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+@pytest.mark.parametrize(
+  ('binding', 'expected'),
+  [
+    ('--gin.TRAIN_STEPS=2', 'got 2'),
+    ('--gin.MIXTURE_OR_TASK_NAME="docstring"', 'docstring_restoration'),
+    ('--gin.network.T5Config.mlp_dim=64', 'wi'),
+  ],
+)
+def test_a_refused_run_changes_nothing(binding, expected, model_dir, capsys):
+  before = content_of(model_dir)
+  args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8', binding]
   code, message = failure(capsys, 'train', TINY, *args)
-  assert code == 2 and 'got 2' in message and 'configurable' not in message
+  assert code in (2, 3) and expected in message
+  assert 'configurable' not in message
+  assert content_of(model_dir) == before
+
+
+def test_a_run_that_is_refused_at_once_leaves_no_folder(tmp_path, capsys):
+  args = [f'--gin.MODEL_DIR="{tmp_path}/model"']
+  task = '--gin.MIXTURE_OR_TASK_NAME="docstring"'
+  code, _ = failure(capsys, 'train', TINY, task, *args)
+  assert code == 2 and not list(tmp_path.iterdir())
 
 
 def test_train_refuses_a_file_as_its_folder(tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   args = [f'--gin.MODEL_DIR="{tmp_path}/file/model"']
-  code, _ = failure(capsys, 'train', TINY, *args)
-  assert code == 4
+  code, message = failure(capsys, 'train', TINY, *args)
+  assert code == 4 and 'Cannot write' in message and 'config.gin' in message
 
 
 def test_a_missing_checkpoint(tmp_path, capsys):
