@@ -1,5 +1,7 @@
 """`calm demo` from a model folder to the report."""
 
+import pathlib
+
 import pytest
 
 from calm_jax import contracts
@@ -61,4 +63,5 @@ def test_demo(model, tmp_path, monkeypatch, capsys):
   assert all(x.startswith('calibration-') for x in data.example_ids)
   page = printed.out.rpartition('Report: ')[2].strip()
   assert page.startswith(str(folder / 'report'))
-  assert 'docstring_restoration' in open(page, encoding='utf-8').read()
+  text = pathlib.Path(page).read_text(encoding='utf-8')
+  assert 'docstring_restoration' in text
