@@ -1,10 +1,12 @@
 """The built-in tasks for seqio, and training batches read through seqio.
 
-The way for users who bring their own seqio tasks and mixtures; `batches` gives
-the same arrays of the built-in tasks without TensorFlow. seqio and TensorFlow
-are imported inside the functions, so this module itself imports anywhere.
+The way for users who bring their own seqio tasks and mixtures, chosen by
+gin/runs/train_seqio.gin; `batches` gives the same arrays of the built-in tasks
+without TensorFlow. seqio and TensorFlow are imported inside the functions, so
+this module itself imports anywhere.
 """
 
+import dataclasses
 import difflib
 import functools
 import os
@@ -72,42 +74,114 @@ def register(
   )
 
 
-def seqio_batches(
-  mixture_or_task_name: str,
-  split: str = 'train',
-  *,
-  task_feature_lengths: Mapping[str, int] = arrays.TASK_FEATURE_LENGTHS,
-  batch_size: int,
-  seed: int = 0,
-  start_step: int = 0,
-) -> Iterator[arrays.Batch]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeqioBatches:
   """Endless shuffled training batches of any registered task or mixture.
 
-  The stream depends on `seed` alone, so a run resumed at `start_step` goes on
-  as an uninterrupted one; the skipped batches are read and thrown away.
+  What `training.loop.train` takes: called with a step, it gives the batches
+  from there on. The stream depends on `seed` alone, so a resumed run goes on as
+  an uninterrupted one; the skipped batches are read and thrown away.
+
+  Attributes:
+    mixture_or_task_name: registered with seqio; ours register themselves.
+    split: a split of the task or mixture.
+    task_feature_lengths: greatest number of tokens of inputs and targets, EOS
+      included; every batch is padded to them.
+    batch_size: rows of a batch.
+    seed: of the order.
+    vocab_size: rows of the model's embedding, which must hold every token of
+      the task's vocabulary; None does not check.
+  """
+
+  mixture_or_task_name: str
+  split: str = 'train'
+  task_feature_lengths: Mapping[str, int]
+  batch_size: int
+  seed: int = 0
+  vocab_size: int | None = None
+
+  def __call__(self, start_step: int = 0) -> Iterator[arrays.Batch]:
+    """Batches of step `start_step` and later, as `arrays.to_batch` makes them.
+
+    Raises:
+      ConfigError: unknown task, mixture or split; a bad feature length; a
+        vocabulary larger than `vocab_size`.
+    """
+    _prepare(self.mixture_or_task_name, self.split, self.vocab_size)
+    dataset = _dataset(
+      self.mixture_or_task_name,
+      self.task_feature_lengths,
+      self.split,
+      shuffle=True,
+      num_epochs=None,
+      seed=self.seed,
+    )
+    dataset = dataset.batch(self.batch_size, drop_remainder=True)
+    return map(_to_arrays, dataset.skip(start_step).as_numpy_iterator())
+
+
+def seqio_eval_batches(
+  mixture_or_task_name: str,
+  split: str = 'validation',
+  *,
+  task_feature_lengths: Mapping[str, int],
+  batch_size: int,
+  max_examples: int | None = None,
+) -> Iterator[tuple[arrays.Batch, int]]:
+  """`batches.eval_batches` of any registered task or mixture.
 
   Yields:
-    The arrays of `arrays.to_batch`, padded to the feature lengths.
+    Batches in the task's own order, all of one shape, each with its count of
+    real rows; the last one is filled up with empty rows, which weigh nothing.
 
   Raises:
-    ConfigError: unknown task or mixture, or unknown split.
+    ConfigError: as `SeqioBatches`.
   """
+  _prepare(mixture_or_task_name, split)
+  dataset = _dataset(
+    mixture_or_task_name,
+    task_feature_lengths,
+    split,
+    shuffle=False,
+    num_epochs=1,
+    # A mixture draws from its tasks: the same examples at every evaluation.
+    seed=0,
+  )
+  dataset = dataset.take(-1 if max_examples is None else max_examples)
+  for features in dataset.batch(batch_size).as_numpy_iterator():
+    batch = _to_arrays(features)
+    count = len(batch['decoder_target_tokens'])
+    missing = ((0, batch_size - count), (0, 0))
+    yield {key: np.pad(rows, missing) for key, rows in batch.items()}, count
+
+
+def _prepare(name: str, split: str, vocab_size: int | None = None) -> None:
+  """Registers our tasks where `name` needs it; checks that all fits."""
   import seqio
 
-  if not _is_registered(mixture_or_task_name):
+  if not _is_registered(name):
     register()
-  _check_names(mixture_or_task_name, split)
-  dataset = seqio.get_dataset(
-    mixture_or_task_name,
-    dict(task_feature_lengths),
+  _check_names(name, split)
+  features = seqio.get_mixture_or_task(name).output_features
+  needed = max(x.vocabulary.vocab_size for x in features.values())
+  # JAX would read the last row of the embedding for every larger id.
+  if vocab_size is not None and vocab_size < needed:
+    raise errors.ConfigError(
+      f'VOCAB_SIZE must be at least {needed}, the size of the vocabulary of'
+      f' {name}, got {vocab_size}.'
+    )
+
+
+def _dataset(name: str, lengths: Mapping[str, int], split: str, **options):
+  import seqio
+
+  return seqio.get_dataset(
+    name,
+    dict(arrays.checked_lengths(lengths)),
     seqio.EncDecFeatureConverter(pack=False),
     dataset_split=split,
-    shuffle=True,
-    num_epochs=None,
-    seed=seed,
-    batch_size=batch_size,
+    **options,
   )
-  return map(_to_arrays, dataset.skip(start_step).as_numpy_iterator())
 
 
 def _to_arrays(features: Mapping[str, np.ndarray]) -> arrays.Batch:

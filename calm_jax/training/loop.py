@@ -3,7 +3,9 @@
     batches --step--> state --every so often--> metrics, MODEL_DIR/checkpoint_N
 
 Running the same command again resumes from the newest checkpoint and gives the
-same losses and parameters as a run that was never interrupted.
+same parameters as a run that was never interrupted. So are the lines of metrics
+the same, but for the first one after a resume: it averages only the steps since
+then.
 """
 
 import dataclasses
@@ -236,7 +238,8 @@ class _Run:
 
   def _do_duties(self, number: int, train_state, at_stop: bool):
     is_last = number == self.total_steps
-    if is_last or at_stop or number % self.periods.log == 0:
+    # No line of its own for a stop: lines stay at the same steps.
+    if is_last or number % self.periods.log == 0:
       self.logs.write(number)
     if is_last or at_stop or number % self.periods.checkpoint == 0:
       self._timed('checkpoint', self._save, number, train_state)

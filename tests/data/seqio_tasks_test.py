@@ -49,12 +49,17 @@ def test_seqio_makes_the_arrays_of_batches(
     np.testing.assert_array_equal([x[key] for x in from_seqio], rows[:count])
 
 
-def _take(count, **settings):
-  stream = seqio_tasks.seqio_batches(
-    **{'mixture_or_task_name': 'docstrings', 'batch_size': 8, 'seed': 3}
+def _take(count, start_step=0, **settings):
+  source = seqio_tasks.SeqioBatches(
+    **{
+      'mixture_or_task_name': 'docstrings',
+      'task_feature_lengths': arrays.TASK_FEATURE_LENGTHS,
+      'batch_size': 8,
+      'seed': 3,
+    }
     | settings
   )
-  return list(itertools.islice(stream, count))
+  return list(itertools.islice(source(start_step), count))
 
 
 def test_training_batches_have_our_keys_and_types():
@@ -98,6 +103,39 @@ def test_splits_and_metrics_are_registered():
   for fn in task.metric_fns:
     found.update(fn(targets=['It is.'], predictions=['It is.']))
   assert found == {'chrf': 100.0, 'exact_match': 100.0}
+
+
+@pytest.mark.parametrize('max_examples', [None, 5])
+def test_evaluation_batches_are_those_of_the_arrays(
+  max_examples, tokenizer, source, cache_dir
+):
+  examples = corpus.load_corpus(
+    'docstring_restoration', 'test', source=source, cache_dir=cache_dir
+  )
+  examples = arrays.tokenize(examples[:max_examples], tokenizer, _LENGTHS)
+  expected = list(batches.eval_batches(examples, 8, _LENGTHS))
+  actual = list(
+    seqio_tasks.seqio_eval_batches(
+      'docstring_restoration',
+      'test',
+      task_feature_lengths=_LENGTHS,
+      batch_size=8,
+      max_examples=max_examples,
+    )
+  )
+  # The last batch must be a partial one.
+  assert expected[-1][1] < 8
+  assert [count for _, count in actual] == [count for _, count in expected]
+  for (batch, _), (rows, _) in zip(actual, expected, strict=True):
+    assert set(batch) == set(rows)
+    for key, value in rows.items():
+      np.testing.assert_array_equal(batch[key], value)
+
+
+def test_a_vocabulary_larger_than_the_model_is_told(tokenizer):
+  assert _take(1, vocab_size=tokenizer.vocab_size)
+  with pytest.raises(errors.ConfigError, match='at least 350, .* got 349'):
+    _take(1, vocab_size=349)
 
 
 def test_unknown_names_are_told():

@@ -102,7 +102,12 @@ def test_signal_saves_then_leaves(uninterrupted, tmp_path, number, capsys):
   assert signal.getsignal(number) is handler
   assert f'{number.name}: saved step 5' in capsys.readouterr().out
   assert (tmp_path / 'checkpoint_5').is_dir()
+  # No line for the stop at step 5; the one of step 6 is about that step alone.
+  assert list(losses_of(tmp_path)) == [2, 4]
   assert_same_state(train(tmp_path, 8), uninterrupted[1])
+  actual, expected = losses_of(tmp_path), losses_of(uninterrupted[0])
+  assert list(actual) == list(expected) == [2, 4, 6, 8]
+  assert [x for x in actual if actual[x] != expected[x]] == [6]
 
 
 class Poisoned(copying.CopyingBatches):

@@ -1,0 +1,105 @@
+"""Training from a user's own seqio task through gin/runs/train_seqio.gin."""
+
+import gin
+import jax
+import numpy as np
+import pytest
+
+from calm_jax import errors
+from calm_jax.cli import gin_setup
+from calm_jax.training import loop, step, writers
+
+seqio = pytest.importorskip('seqio')
+
+FILES = ('gin/experiments/tiny.gin', 'gin/runs/train_seqio.gin')
+TASK = 'copy_for_seqio_test'
+VOCAB_SIZE = 40
+
+
+def _dataset_fn(split, shuffle_files, seed=None):
+  import tensorflow as tf
+
+  rows = {'train': 60, 'validation': 11}[split]
+  random = np.random.default_rng(rows)
+  tokens = [
+    random.integers(2, VOCAB_SIZE, random.integers(3, 7)) for _ in range(rows)
+  ]
+
+  def generate():
+    for row in tokens:
+      yield {'inputs': row, 'targets': row}
+
+  signature = tf.TensorSpec([None], tf.int32)
+  return tf.data.Dataset.from_generator(
+    generate, output_signature={'inputs': signature, 'targets': signature}
+  )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def task():
+  feature = seqio.Feature(seqio.PassThroughVocabulary(VOCAB_SIZE, eos_id=1))
+  seqio.TaskRegistry.add(
+    TASK,
+    source=seqio.FunctionDataSource(
+      _dataset_fn, splits=('train', 'validation')
+    ),
+    preprocessors=[seqio.preprocessors.append_eos_after_trim],
+    output_features={'inputs': feature, 'targets': feature},
+  )
+  yield
+  seqio.TaskRegistry.remove(TASK)
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+  """No TensorBoard events; one compilation; no bindings left behind."""
+  monkeypatch.setattr(writers, 'summary_writer', lambda directory: None)
+  for name in ('make_train_step', 'make_eval_step'):
+    monkeypatch.setattr(step, name, _once(getattr(step, name)))
+  yield
+  gin.clear_config()
+
+
+def _once(make):
+  """All runs of a test have the same model, optimizer and objective."""
+  made = []
+
+  def once(*args):
+    if not made:
+      made.append(make(*args))
+    return made[0]
+
+  return once
+
+
+def train(model_dir, total_steps, **macros):
+  macros = {
+    'MODEL_DIR': str(model_dir),
+    'MIXTURE_OR_TASK_NAME': TASK,
+    'TASK_FEATURE_LENGTHS': {'inputs': 8, 'targets': 7},
+    'VOCAB_SIZE': VOCAB_SIZE,
+    'TRAIN_STEPS': total_steps,
+    **macros,
+  }
+  gin_setup.parse(FILES, [f'{k} = {v!r}' for k, v in macros.items()])
+  return gin_setup.call(loop.train)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
+  expected = train(tmp_path / 'whole', 4)
+  assert 'target (8, 7)' in capsys.readouterr().out
+  train(tmp_path / 'parts', 2)
+  actual = train(tmp_path / 'parts', 4)
+  assert 'steps 2 to 4' in capsys.readouterr().out
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+  lines = [
+    (tmp_path / name / 'training_eval/metrics.jsonl').read_text().splitlines()
+    for name in ('whole', 'parts')
+  ]
+  # Evaluated at step 4, and at step 2 where the first part ends.
+  assert lines[0] == lines[1][1:]
+
+
+def test_a_vocabulary_that_the_model_cannot_hold_is_told(tmp_path):
+  with pytest.raises(errors.ConfigError, match='VOCAB_SIZE must be at least'):
+    train(tmp_path, 2, VOCAB_SIZE=VOCAB_SIZE - 1)
