@@ -46,9 +46,7 @@ def test_restores_better_than_copying_the_input():
   copied = _mean_chrf([TASK.baseline_prediction(x) for x in INPUTS])
   restored = _mean_chrf([x.text for x in _generate(1.0)])
   assert restored > copied + 0.03
-  exact = [
-    x.text == y for x, y in zip(_generate(1.0), SENTENCES, strict=True)
-  ]
+  exact = [x.text == y for x, y in zip(_generate(1.0), SENTENCES, strict=True)]
   assert np.mean(exact) >= 0.5
 
 

@@ -67,8 +67,10 @@ def load_model(
 
 
 def _plain(config: network.T5Config) -> network.T5Config:
-  # Gin files spell types as text and sequences as they like.
+  # Gin files spell types as text and sequences as they like, and dropout is
+  # no property of weights.
   return config.replace(
+    dropout_rate=0.0,
     dtype=jnp.dtype(config.dtype),
     mlp_activations=tuple(config.mlp_activations),
   )

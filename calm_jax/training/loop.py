@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from calm_jax import errors, optimizers
-from calm_jax.checkpoints import orbax_io
+from calm_jax.checkpoints import load, orbax_io
 from calm_jax.training import logs, metrics, signals, state, step
 
 SAVED_AFTER_SIGNAL = 143
@@ -72,8 +73,12 @@ def train(
   periods: Periods = Periods(),  # noqa: B008
   seed: int = 0,
   checkpoints_to_keep: int | None = 3,
+  initial_checkpoint_path: str | os.PathLike | None = None,
 ) -> state.TrainState:
   """Trains until `total_steps`, resuming from `model_dir` if it can.
+
+  Parameters come from the newest checkpoint in `model_dir`, else from
+  `initial_checkpoint_path`, else from the seed: T5X's order.
 
   Args:
     model: its `module` is a `t5.network.Transformer`.
@@ -88,12 +93,16 @@ def train(
     periods: of logs, evaluations and checkpoints.
     seed: of parameters, dropout and sampled layers.
     checkpoints_to_keep: older ones are deleted; None keeps all.
+    initial_checkpoint_path: any model that `checkpoints.load.load_model` reads.
+      Only its parameters are used: steps count from 0 and the optimizer's
+      accumulators are fresh.
 
   Returns:
     The final state.
 
   Raises:
     ConfigError: the newest checkpoint is beyond total_steps.
+    DataError: there is no model at initial_checkpoint_path, or of other sizes.
     NumericError: the loss or the gradient is not finite; checkpoints stay as
       they were at the last period.
     SystemExit: 143, after a SIGTERM or SIGINT; the state is saved first.
@@ -101,8 +110,9 @@ def train(
   model_dir = pathlib.Path(model_dir).absolute()
   store = orbax_io.CheckpointStore(model_dir, keep=checkpoints_to_keep)
   train_state = _restore_or_create(
-    store, model.module, optimizer, batches, seed, total_steps
-  )
+    store, model.module, optimizer, batches, seed, total_steps,
+    initial_checkpoint_path,
+  )  # fmt: skip
   run = _Run(
     store=store,
     train_step=step.make_train_step(model.module, optimizer, objective, seed),
@@ -120,7 +130,7 @@ def train(
 
 
 def _restore_or_create(
-  store, module, optimizer, batches, seed, total_steps
+  store, module, optimizer, batches, seed, total_steps, initial_checkpoint_path
 ) -> state.TrainState:
   example = next(_batches_from(batches, 0))
 
@@ -129,6 +139,9 @@ def _restore_or_create(
 
   rng = jax.random.key(seed)
   latest = store.latest_step()
+  if latest is None and initial_checkpoint_path is not None:
+    found = load.load_model(initial_checkpoint_path, module.config)
+    return create(rng).replace(params=jax.tree.map(jnp.array, found.params))
   if latest is None:
     return create(rng)
   if latest > total_steps:

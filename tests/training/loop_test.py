@@ -177,3 +177,27 @@ def test_copying_is_learned_by_all_layers(tmp_path):
 def test_periods_must_be_positive(name):
   with pytest.raises(errors.ConfigError, match=f'Periods.{name} must be'):
     loop.Periods(**{name: 0})
+
+
+def test_starts_from_another_run_with_fresh_accumulators(tmp_path):
+  first = train(tmp_path / 'first', 4)
+  started = train(
+    tmp_path / 'second', 4, initial_checkpoint_path=tmp_path / 'first'
+  )
+  assert int(started.step) == 4
+  fresh = train(tmp_path / 'third', 4)
+  losses = [losses_of(tmp_path / x) for x in ('first', 'second', 'third')]
+  assert losses[0] == losses[2] and losses[1][2] != losses[0][2]
+  # The same batches a second time: what was learned in the first run shows.
+  assert losses[1][2] < losses[0][2]
+  # MODEL_DIR comes first: nothing is taken from the path on a resume.
+  again = train(
+    tmp_path / 'third', 4, initial_checkpoint_path=tmp_path / 'none'
+  )
+  assert_same_state(again.params, fresh.params)
+  assert_same_state(first.params, fresh.params)
+
+
+def test_a_missing_initial_checkpoint(tmp_path):
+  with pytest.raises(errors.DataError, match='none'):
+    train(tmp_path / 'run', 4, initial_checkpoint_path=tmp_path / 'none')
