@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from calm_jax import errors, json_records
 from calm_jax.checkpoints import digests, param_trees
 
 _STEP_NAME = re.compile(r'checkpoint_(\d+)')
+# In the name that Orbax gives a checkpoint until it is complete.
+_UNFINISHED = '.orbax-checkpoint-tmp'
 _STATE = 'state'
 _DIGESTS = 'digests'
 
@@ -48,16 +51,22 @@ class CheckpointStore:
       max_to_keep=keep,
       step_prefix='checkpoint',
       create=True,
-      cleanup_tmp_directories=True,
       enable_async_checkpointing=False,
     )
     try:
+      self._remove_unfinished()
       self._manager = ocp.CheckpointManager(self.directory, options=options)
     except OSError as error:
       raise errors.ResourceError(
         f'Cannot keep checkpoints in {self.directory}: '
         f'{error.strerror or error}. Choose a directory that you may write to.'
       ) from error
+
+  def _remove_unfinished(self) -> None:
+    # Orbax's own clean-up returns before it is done, or fails unseen.
+    if jax.process_index() == 0:
+      for leftover in self.directory.glob(f'checkpoint_*{_UNFINISHED}*'):
+        shutil.rmtree(leftover)
 
   def save(self, step: int, tree: Any) -> None:
     """Saves a tree of arrays; returns once it has its final name.
