@@ -29,7 +29,7 @@ SETTINGS = (
     'calibration_examples',
     'CALIBRATION_EXAMPLES',
     int,
-    500,
+    1000,
     'texts that the threshold is calibrated on',
     minimum=1,
   ),
