@@ -20,13 +20,7 @@ SETTINGS = (
     settings.REQUIRED,
     'dump of the test split, as calm dump wrote it',
   ),
-  settings.Setting(
-    'calibration',
-    'CALIBRATION_FILE',
-    str,
-    settings.REQUIRED,
-    'JSON file of calm calibrate',
-  ),
+  settings.CALIBRATION,
   settings.Setting(
     'output',
     'EVALUATION_FILE',

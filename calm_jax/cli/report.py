@@ -8,13 +8,7 @@ DESCRIPTION = """Write one self-contained HTML page and PNG figures.
     --output_dir=runs/report"""
 
 SETTINGS = (
-  settings.Setting(
-    'calibration',
-    'CALIBRATION_FILE',
-    str,
-    settings.REQUIRED,
-    'JSON file of calm calibrate',
-  ),
+  settings.CALIBRATION,
   settings.Setting(
     'evaluation',
     'EVALUATION_FILE',

@@ -61,6 +61,16 @@ class Setting:
     return value
 
 
+# What evaluate and report both read.
+CALIBRATION = Setting(
+  'calibration',
+  'CALIBRATION_FILE',
+  str,
+  REQUIRED,
+  'JSON file of calm calibrate',
+)
+
+
 def add_flags(parser: flags.Parser, settings: Sequence[Setting]) -> None:
   """Adds a flag per setting."""
   for setting in settings:
