@@ -240,6 +240,7 @@ def load_tokenized(
   tokenizer: vocabulary.Tokenizer | None = None,
   lengths: Mapping[str, int] = arrays.TASK_FEATURE_LENGTHS,
   max_examples: int | None = None,
+  extra_folders: Sequence[str] = (),
 ) -> arrays.TokenizedExamples:
   """Tokenized examples of the cached corpus, for training or evaluation.
 
@@ -249,13 +250,19 @@ def load_tokenized(
     tokenizer: the shipped vocabulary if None.
     lengths: greatest number of tokens of inputs and targets, EOS included.
     max_examples: keep the first ones only, which are a random sample.
+    extra_folders: packages in folders of their own, for more training text
+      than the installed ones give (`corpus.folder_source`). A sentence is in
+      the same split wherever it was found.
   """
-  examples = [
-    example
+  sources = [None, *map(corpus.folder_source, extra_folders)]
+  # By id: the same target, found again, is one example.
+  found = {
+    (task, example.example_id): example
+    for source in reversed(sources)
     for task in tasks.task_names(task_or_mixture)
-    for example in corpus.load_corpus(task, split)
-  ]
-  examples = sorted(examples, key=lambda x: x.example_id)[:max_examples]
+    for example in corpus.load_corpus(task, split, source=source)
+  }
+  examples = sorted(found.values(), key=lambda x: x.example_id)[:max_examples]
   return arrays.tokenize(
     examples, tokenizer or vocabulary.default_tokenizer(), lengths
   )

@@ -21,7 +21,7 @@ from calm_jax import errors
 from calm_jax.data import docstrings, installed, overlap, prose, splits, tasks
 
 # Raise it whenever the same files would give other examples.
-EXTRACTOR_VERSION = 3
+EXTRACTOR_VERSION = 4
 
 _MANIFEST = 'manifest.json'
 
@@ -57,6 +57,22 @@ class Source:
 def installed_source() -> Source:
   """The standard library and the installed dependencies of calm_jax."""
   return Source(installed.packages(), installed.files)
+
+
+def folder_source(folder: str | os.PathLike) -> Source:
+  """Packages in a folder of their own (`pip install --target folder ...`).
+
+  Raises:
+    DataError: no installed package is there.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  found = installed.packages_in(folder)
+  if not found:
+    raise errors.DataError(
+      f'The folder {folder} must hold installed packages; there is none. Fill'
+      f' it with: pip install --no-deps --target {folder} PACKAGE ...'
+    )
+  return Source(found, lambda: installed.walk([folder]))
 
 
 def default_cache_dir() -> pathlib.Path:

@@ -1,6 +1,7 @@
-"""Docstrings of installed Python files -> candidate sentences and summaries.
+"""Installed Python files -> candidate sentences and summaries.
 
-First step of the data flow: source files are parsed with `ast` and never
+Sentences come from docstrings and comments, summaries from docstrings. First
+step of the data flow: source files are parsed with `ast` and never
 imported. Files are read by worker processes (`python -m
 calm_jax.data.docstrings`, one chunk of paths each), so a caller needs no
 `__main__` guard and may already run JAX threads.
@@ -53,7 +54,7 @@ class Extract:
 def extract(
   files: Sequence[pathlib.Path], *, num_workers: int | None = None
 ) -> Extract:
-  """Reads `files` in worker processes and collects their docstrings' prose.
+  """Reads `files` in worker processes and collects their prose.
 
   Raises:
     DataError: a worker process failed (a damaged file never makes it fail).
@@ -124,7 +125,8 @@ def extract_here(files: Sequence[pathlib.Path]) -> Extract:
     try:
       if path.stat().st_size > _MAX_BYTES:
         continue
-      tree = parse(path.read_text(encoding='utf-8'))
+      source = path.read_text(encoding='utf-8')
+      tree = parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
       continue
     files_read += 1
@@ -134,6 +136,8 @@ def extract_here(files: Sequence[pathlib.Path]) -> Extract:
       if summary and not isinstance(node, ast.Module):
         rest, first = summary
         summaries.append((f'{signature(node)} {prose.SEPARATOR} {rest}', first))
+    for comment in comments_of(source):
+      sentences.extend(prose.clean_sentences(comment))
   return Extract(
     tuple(sentences), tuple(summaries), files_read, len(files) - files_read
   )
@@ -161,6 +165,24 @@ def docstrings_of(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
       docstring = ast.get_docstring(node, clean=False)
       if docstring:
         yield node, inspect.cleandoc(docstring)
+
+
+def comments_of(source: str) -> Iterator[str]:
+  """Blocks of comment lines, without their `#`, in the order of the text.
+
+  Lines of a string that look like comments are taken too: they are prose as
+  well, and telling them apart would cost a second parse.
+  """
+  lines: list[str] = []
+  for line in source.splitlines():
+    stripped = line.lstrip()
+    if stripped.startswith('#'):
+      lines.append(stripped.lstrip('#').removeprefix(' '))
+    elif lines:
+      yield '\n'.join(lines)
+      lines = []
+  if lines:
+    yield '\n'.join(lines)
 
 
 def signature(node: ast.AST) -> str:

@@ -57,6 +57,14 @@ def files() -> list[pathlib.Path]:
   return list(dict.fromkeys(found))
 
 
+def packages_in(folder: pathlib.Path) -> Mapping[str, str]:
+  """Name -> version of what `pip install --target folder` put there."""
+  return {
+    _normalized(distribution.metadata['Name']): distribution.version
+    for distribution in importlib.metadata.distributions(path=[str(folder)])
+  }
+
+
 def walk(roots: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   """Python files below `roots`, those of each root sorted by path."""
   return [

@@ -57,6 +57,26 @@ def test_signatures():
   ]
 
 
+def test_comments_come_in_blocks_without_their_signs():
+  source = '# One line\n# and its end.\n\nx = 1  # beside code\n  ## Two.\n#'
+  assert list(docstrings.comments_of(source)) == [
+    'One line\nand its end.',
+    'Two.\n',
+  ]
+
+
+def test_sentences_of_comments_follow_those_of_docstrings(tmp_path):
+  path = tmp_path / 'a.py'
+  path.write_text(
+    '# The comment that is a whole\n# sentence of prose.\n'
+    'def f():\n  """The docstring that is a whole sentence too."""\n'
+  )
+  assert docstrings.extract_here([path]).sentences == (
+    'The docstring that is a whole sentence too.',
+    'The comment that is a whole sentence of prose.',
+  )
+
+
 def test_extract_in_workers_equals_extract_here(source):
   files = source.list_files()
   here = docstrings.extract_here(files)
