@@ -23,6 +23,8 @@ from calm_jax.json_records import (
 from calm_jax.json_records import write_json_atomically as write_json_atomically
 
 GENERATED = 'generated_at_each_threshold'
+# Simulated from the trace of the full model: an estimate, no guarantee.
+REPLAYED = 'replayed'
 CONSISTENCIES = ('textual', 'risk')
 
 
@@ -48,6 +50,7 @@ class Manifest(json_records.Record):
       threshold carry CALM's guarantee.
     model_digest, config_digest, data_digest: name what was run, so that a
       calibration is not applied to something else.
+    stopped: '' or why lower thresholds that were asked for are not there.
   """
 
   task: str
@@ -64,6 +67,7 @@ class Manifest(json_records.Record):
   num_examples: int = 0
   shards: tuple[ShardInfo, ...] = ()
   decode_mode: str = GENERATED
+  stopped: str = ''
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
   command: str = ''
   schema_version: int = SCHEMA_VERSION

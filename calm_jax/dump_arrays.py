@@ -5,7 +5,8 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -23,6 +24,9 @@ ARRAYS = {
   'trace_confidences': ('NTL', np.float32),
   'trace_tokens': ('NTL', np.int32),
 }
+# What a dump may lack, in the same notation.
+OPTIONAL_ARRAYS = {'num_undefined': ('NG', np.int32)}
+_AXES = ARRAYS | OPTIONAL_ARRAYS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +46,8 @@ class Dump:
     trace_confidences: [N, T, L] float32, every layer's confidence along the
       full model's output, layer 1 first.
     trace_tokens: [N, T, L] int32, every layer's argmax along the same output.
+    num_undefined: [N, G] int32, confidences that were NaN and so kept a token
+      from leaving; None if nobody counted.
 
   Raises:
     DataError: when made, if a shape, type, id or layer count is impossible.
@@ -57,6 +63,7 @@ class Dump:
   confidences: np.ndarray
   trace_confidences: np.ndarray
   trace_tokens: np.ndarray
+  num_undefined: np.ndarray | None = None
 
   def __post_init__(self):
     self._check_shapes()
@@ -68,26 +75,60 @@ class Dump:
   def num_examples(self) -> int:
     return len(self.example_ids)
 
+  @property
+  def num_thresholds(self) -> int:
+    return self.tokens.shape[1]
+
   def mean_layers(self) -> np.ndarray:
     """Returns [G]: layers per token, over all tokens of the split (EOS too)."""
     used = self.num_layers_used.astype(np.int64)
     tokens = (used > 0).sum(axis=(0, 2))
     return used.sum(axis=(0, 2)) / np.maximum(tokens, 1)
 
+  def arrays(self) -> dict[str, np.ndarray]:
+    """The arrays that are there, by name."""
+    found = {name: getattr(self, name) for name in _AXES}
+    return {name: array for name, array in found.items() if array is not None}
+
   @classmethod
-  def concatenate(cls, parts: Sequence['Dump']) -> 'Dump':
-    """Joins shards along the examples."""
+  def concatenate(cls, parts: Sequence[Self]) -> Self:
+    """Joins shards along the examples; optional arrays if all have them."""
+    names = set.intersection(*(set(part.arrays()) for part in parts))
     return cls(
       **{
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ARRAYS
+        for name in names
       }
+    )
+
+  def first_thresholds(self, count: int) -> Self:
+    """The same examples at the first thresholds alone."""
+    return dataclasses.replace(
+      self,
+      **{
+        name: array[:, :count]
+        for name, array in self.arrays().items()
+        if _has_thresholds(name)
+      },
+    )
+
+  def with_thresholds(self, more: Mapping[str, np.ndarray]) -> Self:
+    """The same examples at further thresholds, `more` by name of the array."""
+    return dataclasses.replace(
+      self,
+      **{
+        name: np.concatenate([array, more[name]], axis=1)
+        for name, array in self.arrays().items()
+        if _has_thresholds(name)
+      },
     )
 
   def _check_shapes(self) -> None:
     sizes: dict[str, int] = {}
-    for name, (axes, kind) in ARRAYS.items():
+    for name, (axes, kind) in _AXES.items():
       array = getattr(self, name)
+      if array is None and name in OPTIONAL_ARRAYS:
+        continue
       if not isinstance(array, np.ndarray) or array.dtype.type is not kind:
         got = getattr(array, 'dtype', type(array).__name__)
         raise errors.DataError(
@@ -125,6 +166,8 @@ class Dump:
       (full != 0) & (full != num_layers),
       f'the full model (threshold 1) must use all {num_layers} layers',
     )
+    if self.num_undefined is not None:
+      self._refuse(self.num_undefined < 0, 'num_undefined must not be negative')
 
   def _check_confidences(self) -> None:
     for name in ('confidences', 'trace_confidences'):
@@ -141,3 +184,7 @@ class Dump:
     if wrong.any():
       example = self.example_ids[np.argwhere(wrong)[0][0]]
       raise errors.DataError(f'{message}, but not so in example {example}.')
+
+
+def _has_thresholds(name: str) -> bool:
+  return 'G' in _AXES[name][0]

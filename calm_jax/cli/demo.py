@@ -89,6 +89,7 @@ def run(args) -> None:
       thresholds=None,
       output_dir=str(path),
       overwrite=True,
+      restart=True,  # Another demo's settings are no reason to refuse.
     )
     return str(path)
 

@@ -2,9 +2,13 @@
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from calm_jax import errors
 from calm_jax.cli import flags, loading, settings
+
+if TYPE_CHECKING:
+  from calm_jax.dump import runner
 
 DESCRIPTION = """Decode a split at a grid of thresholds and keep what happened.
 
@@ -12,7 +16,10 @@ DESCRIPTION = """Decode a split at a grid of thresholds and keep what happened.
   calm dump --split=test --output_dir=runs/test_dump
 
 The dump is all that calm calibrate needs; it can be moved to a machine without
-an accelerator."""
+an accelerator. After an interruption, the same command resumes it.
+
+With --stop_tolerance the thresholds are decoded a few at a time, from 1 down,
+until one of them fails its test: lower ones could not be certified any more."""
 
 SETTINGS = (
   settings.Setting(
@@ -47,14 +54,57 @@ SETTINGS = (
     'such as 1,0.9,0.5: descending, starting with 1, the full model; without'
     ' it, from 1 to 0, finer near 1',
   ),
+  settings.Setting(
+    'examples_per_shard',
+    'EXAMPLES_PER_SHARD',
+    int,
+    None,
+    'an interruption costs at most the work on so many; without it, 64',
+    minimum=1,
+  ),
+  settings.Setting(
+    'stop_tolerance',
+    'STOP_TOLERANCE',
+    float,
+    None,
+    'leave out thresholds below the first that is not certified for this'
+    ' tolerance by fixed sequence testing; without it, all are decoded',
+  ),
+  settings.Setting(
+    'stop_failure_prob',
+    'STOP_FAILURE_PROB',
+    float,
+    0.05,
+    'failure probability of that test',
+  ),
+  settings.Setting(
+    'stop_consistency',
+    'STOP_CONSISTENCY',
+    str,
+    'textual',
+    'loss of that test: textual or risk',
+  ),
+  settings.Setting(
+    'stop_thresholds_per_pass',
+    'STOP_THRESHOLDS_PER_PASS',
+    int,
+    4,
+    'thresholds decoded before each test',
+    minimum=1,
+  ),
 )
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings, and --overwrite."""
+  """Adds the settings, --overwrite and --restart."""
   settings.add_flags(parser, SETTINGS)
   parser.add_argument(
     '--overwrite', action='store_true', help='replace a dump that is there'
+  )
+  parser.add_argument(
+    '--restart',
+    action='store_true',
+    help='begin anew where an unfinished dump could be resumed',
   )
 
 
@@ -67,6 +117,7 @@ def run(args) -> None:
   chosen = settings.settle(args, SETTINGS)
   # Before the model is loaded, which takes seconds.
   thresholds = parse_thresholds(chosen.thresholds)
+  check_stopping(chosen)
   manifest = write_dump(
     loading.load(chosen),
     task=chosen.task,
@@ -75,8 +126,52 @@ def run(args) -> None:
     thresholds=thresholds,
     output_dir=chosen.output_dir,
     overwrite=args.overwrite,
+    restart=args.restart,
+    examples_per_shard=chosen.examples_per_shard,
+    stopping=stopping(chosen),
   )
+  if manifest.stopped:
+    print(f'Stopped at {manifest.thresholds[-1]:g}: {manifest.stopped}')
   print(f'Written: {manifest.num_examples} examples to {chosen.output_dir}')
+
+
+def check_stopping(chosen) -> None:
+  """Raises a ConfigError where the rule for stopping is none."""
+  if chosen.stop_tolerance is None:
+    return
+  from calm_jax.calibration import power, risks
+
+  power.check_guarantee(chosen.stop_tolerance, chosen.stop_failure_prob)
+  risks.get_consistency(chosen.stop_consistency)
+
+
+def stopping(chosen) -> 'runner.Stopping | None':
+  """The rule for leaving out lower thresholds, if there is one.
+
+  Fixed sequence testing decides nothing below its first failure, so the dump
+  gives `calm calibrate` with the same numbers the same threshold as all
+  thresholds would.
+  """
+  if chosen.stop_tolerance is None:
+    return None
+  from calm_jax import calibration
+  from calm_jax.dump import runner
+
+  guarantee = (
+    chosen.stop_consistency,
+    chosen.stop_tolerance,
+    chosen.stop_failure_prob,
+  )
+
+  def reason(manifest, dump):
+    result = calibration.calibrate_dump((manifest, dump), *guarantee)
+    return '' if result.grid[-1].certified else result.reason
+
+  return runner.Stopping(
+    reason,
+    f'fixed sequence testing of {guarantee}',
+    chosen.stop_thresholds_per_pass,
+  )
 
 
 def write_dump(
@@ -88,8 +183,20 @@ def write_dump(
   thresholds: tuple[float, ...] | None,
   output_dir: str,
   overwrite: bool = False,
+  restart: bool = False,
+  examples_per_shard: int | None = None,
+  stopping: 'runner.Stopping | None' = None,
 ):
   """Runs one split of a task and returns the dump's manifest.
+
+  Args:
+    loaded: the model.
+    task, split: whose examples are decoded.
+    max_examples: the first so many; all if None.
+    thresholds: descending from 1; `runner.DEFAULT_THRESHOLDS` if None.
+    output_dir: where the dump will be.
+    overwrite, restart, stopping: as for `runner.run`.
+    examples_per_shard: `runner.EXAMPLES_PER_SHARD` if None.
 
   Raises:
     CalmError: as `dump.runner.run`.
@@ -111,7 +218,14 @@ def write_dump(
     command=shlex.join(['calm', *sys.argv[1:]]),
   )
   return runner.run(
-    loaded.generator, examples, header, output_dir, overwrite=overwrite
+    loaded.generator,
+    examples,
+    header,
+    output_dir,
+    overwrite=overwrite,
+    restart=restart,
+    examples_per_shard=examples_per_shard or runner.EXAMPLES_PER_SHARD,
+    stopping=stopping,
   )
 
 

@@ -1,25 +1,28 @@
 """Runs a split at a grid of thresholds and dumps what the model did.
 
-    examples --generation--> tokens, layers, confidences --writer--> dump
+    examples --generation--> tokens, layers, confidences --partial--> dump
 
-All thresholds of an example run side by side as rows of one batch, and all
+The thresholds of an example run side by side as rows of one batch, and all
 batches through one compiled program: thresholds are run time values. The first
 row of each example is the full model; its trace holds every layer's confidence
 and best token.
+
+Usually all thresholds run in one pass over the split. With a rule for stopping
+they run in several, from 1 downwards, and each pass adds columns to the shards;
+it ends when the rule says that lower thresholds would be of no use.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
-from collections.abc import Iterator, Sequence
-
-import numpy as np
-from tqdm import auto as tqdm
+from collections.abc import Callable, Sequence
 
 import calm_jax
 from calm_jax import contracts, errors, generation
 from calm_jax.data import corpus
-from calm_jax.dump import writer
+from calm_jax.dump import partial, passes
 
 # Testing starts at 1 and stops at the first failure, so the grid is fine where
 # strict tolerances are decided; the paper's has steps of 0.05 all the way.
@@ -31,7 +34,27 @@ DEFAULT_THRESHOLDS = (
 # Rows (examples x thresholds) decoded side by side.
 ROWS = 128
 
+# What a kill costs at most; half a minute on two cores with the shipped model.
+EXAMPLES_PER_SHARD = 64
+
 _PACKAGES = ('jax', 'flax', 'numpy', 'sentencepiece')
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+  """When to leave out the thresholds that are still to come.
+
+  Attributes:
+    reason: (manifest, dump) at the thresholds so far -> '' to go on, or why not
+      to. It must be a function of these alone, so that a resumed run decides
+      the same.
+    name: names the rule and its numbers; a run is resumed with the same only.
+    per_pass: thresholds generated before the rule is asked, and asked again.
+  """
+
+  reason: Callable[[contracts.Manifest, contracts.Dump], str]
+  name: str
+  per_pass: int = 4
 
 
 def config_digest(generator: generation.TextGenerator) -> str:
@@ -41,6 +64,8 @@ def config_digest(generator: generation.TextGenerator) -> str:
     repr(model.config),
     repr(model.measure),
     repr(model.threshold_schedule),
+    repr(model.exit_layers),
+    repr(model.propagation),
     generator.tokenizer.digest,
     str((generator.inputs_length, generator.max_decode_length)),
   )
@@ -103,8 +128,14 @@ def run(
   directory: str | os.PathLike,
   *,
   overwrite: bool = False,
+  restart: bool = False,
+  examples_per_shard: int = EXAMPLES_PER_SHARD,
+  stopping: Stopping | None = None,
 ) -> contracts.Manifest:
   """Generates at every threshold and writes the dump.
+
+  A run that was killed is resumed by calling it again: finished shards are
+  kept, and the dump is that of a run without interruption, byte for byte.
 
   Args:
     generator: the model.
@@ -112,12 +143,16 @@ def run(
     manifest: from `header`.
     directory: where the dump will be, complete or not at all.
     overwrite: whether a dump there may be replaced.
+    restart: whether an unfinished dump is thrown away and begun anew.
+    examples_per_shard: finished together.
+    stopping: when to leave out lower thresholds; never, if None.
 
   Returns:
     The manifest of the complete dump.
 
   Raises:
-    DataError: no examples, an empty input, or a dump is there already.
+    DataError: no examples, an empty input, a dump is there already, or an
+      unfinished one with other settings.
     NumericError: the model computes NaN.
     ResourceError: the directory cannot be written.
   """
@@ -126,52 +161,39 @@ def run(
       f'A dump needs at least one example, but the split {manifest.split!r} of'
       f' {manifest.task!r} has none.'
     )
-  with writer.ShardWriter(directory, manifest, overwrite=overwrite) as shards:
-    progress = tqdm.tqdm(
-      total=len(examples), desc=f'dump {manifest.split}', unit='example'
-    )
-    with progress:
-      for part in dumped_batches(generator, examples, manifest.thresholds):
-        shards.write(part)
-        progress.update(part.num_examples)
-  return shards.manifest
-
-
-def dumped_batches(
-  generator: generation.TextGenerator,
-  examples: Sequence[corpus.Example],
-  thresholds: Sequence[float],
-) -> Iterator[contracts.Dump]:
-  """One `Dump` per batch; examples of similar length share a batch."""
-  per_batch = max(1, ROWS // len(thresholds))
   ordered = sorted(examples, key=lambda x: (len(x.inputs), x.example_id))
-  for start in range(0, len(ordered), per_batch):
-    batch = ordered[start : start + per_batch]
-    yield _dump_batch(generator, batch, thresholds, per_batch)
-
-
-def _dump_batch(generator, batch, thresholds, per_batch) -> contracts.Dump:
-  tokens = generator.encode([x.inputs for x in batch])
-  padded = np.zeros((per_batch, tokens.shape[1]), np.int32)
-  padded[: len(batch)] = tokens
-  grid = np.tile(np.float32(thresholds), (per_batch, 1))
-  result = generator.generate_tokens(padded, grid, trace=True)
-
-  def by_example(array):
-    array = np.asarray(array)
-    shape = (per_batch, len(thresholds), *array.shape[1:])
-    return array.reshape(shape)[: len(batch)]
-
-  output = by_example(result.tokens)
-  decode = generator.tokenizer.decode
-  return contracts.Dump(
-    example_ids=np.array([x.example_id for x in batch]),
-    sources=np.array([x.inputs for x in batch]),
-    references=np.array([x.targets for x in batch]),
-    predictions=np.array([[decode(row) for row in rows] for rows in output]),
-    tokens=output.astype(np.int32),
-    num_layers_used=by_example(result.num_layers_used).astype(np.int8),
-    confidences=by_example(result.confidences).astype(np.float32),
-    trace_confidences=by_example(result.trace_confidences)[:, 0],
-    trace_tokens=by_example(result.trace_tokens)[:, 0],
+  grid = manifest.thresholds
+  work = passes.Work(
+    generator=generator,
+    examples=ordered,
+    # Inputs that no model can read are found before any of them is run.
+    tokens=generator.encode([x.inputs for x in ordered]),
+    thresholds=grid,
+    per_pass=min(stopping.per_pass, len(grid)) if stopping else len(grid),
+    per_shard=examples_per_shard,
+    rows=ROWS,
   )
+  job = partial.Job(
+    header=manifest,
+    examples_digest=_examples_digest(ordered),
+    examples_per_shard=examples_per_shard,
+    thresholds_per_pass=work.per_pass,
+    rows=work.rows,
+    stopping=stopping.name if stopping else '',
+  )
+  with partial.PartialDump(
+    directory, job, overwrite=overwrite, restart=restart
+  ) as unfinished:
+    stopped, done = '', 0
+    while not stopped and done < len(grid):
+      done = min(done + work.per_pass, len(grid))
+      passes.run_pass(work, unfinished, done, f'dump {manifest.split}')
+      if stopping and done < len(grid):
+        so_far = dataclasses.replace(manifest, thresholds=grid[:done])
+        stopped = stopping.reason(so_far, passes.read(work, unfinished, done))
+    return unfinished.complete(done, stopped)
+
+
+def _examples_digest(examples: Sequence[corpus.Example]) -> str:
+  fields = [(x.example_id, x.inputs, x.targets) for x in examples]
+  return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

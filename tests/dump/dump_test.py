@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from calm_jax import contracts, errors
+from calm_jax import contracts, dump_arrays, errors
 from calm_jax.dump import reader, writer
 
 G, T, L = 3, 4, 8
@@ -47,6 +47,7 @@ def make_batch(first, size, seed=0):
     confidences=random.random((size, G, T), np.float32),
     trace_confidences=random.random((size, T, L), np.float32),
     trace_tokens=random.integers(0, 9, (size, T, L), np.int32),
+    num_undefined=random.integers(0, 3, (size, G), np.int32),
   )
 
 
@@ -147,14 +148,29 @@ def test_a_failing_run_leaves_the_old_dump_and_nothing_else(tmp_path):
   assert os.listdir(tmp_path) == ['dump']
 
 
-def test_a_killed_run_is_replaced_by_the_next(tmp_path):
-  killed = writer.ShardWriter(tmp_path / 'dump', HEADER)
-  killed.write(make_batch(0, 3))  # and never completed
-  (tmp_path / 'dump.partial' / '.manifest.json.1.tmp').touch()
-  with pytest.raises(errors.DataError, match='does not exist'):
-    reader.read_dump(tmp_path / 'dump')
-  write(tmp_path / 'dump')
-  assert reader.read_dump(tmp_path / 'dump')[0].num_examples == 5
+def test_nobody_needs_to_count_undefined_confidences(tmp_path):
+  uncounted = dataclasses.replace(make_batch(3, 2), num_undefined=None)
+  writer.write_dump(tmp_path / 'dump', HEADER, [uncounted])
+  _, dump = reader.read_dump(tmp_path / 'dump')
+  assert dump.num_undefined is None
+  joined = contracts.Dump.concatenate([make_batch(0, 3), uncounted])
+  assert joined.num_undefined is None and joined.num_examples == 5
+
+
+def test_thresholds_come_apart_and_together():
+  whole = make_batch(0, 3)
+  more = {
+    name: getattr(whole, name)[:, 1:]
+    for name, (axes, _) in (
+      dump_arrays.ARRAYS | dump_arrays.OPTIONAL_ARRAYS
+    ).items()
+    if 'G' in axes
+  }
+  first = whole.first_thresholds(1)
+  assert first.num_thresholds == 1 and whole.num_thresholds == G
+  again = first.with_thresholds(more)
+  for name, array in whole.arrays().items():
+    np.testing.assert_array_equal(getattr(again, name), array)
 
 
 def test_other_files_are_never_removed(tmp_path):
@@ -257,8 +273,14 @@ def test_shards_with_other_contents(tmp_path):
   with pytest.raises(errors.DataError, match='not a shard'):
     reader.read_dump(tmp_path)
 
-  replace_shard(tmp_path, npz(members | {'../evil.npy': b''}))
-  with pytest.raises(errors.DataError, match='evil.npy'):
+  for evil in ('../evil.npy', 'evil', 'tokens.npy.npy'):
+    replace_shard(tmp_path, npz(members | {evil: b''}))
+    with pytest.raises(errors.DataError, match=f'must hold.*{evil}'):
+      reader.read_dump(tmp_path)
+
+  lacking = {k: v for k, v in members.items() if k != 'tokens.npy'}
+  replace_shard(tmp_path, npz(lacking))
+  with pytest.raises(errors.DataError, match='must hold'):
     reader.read_dump(tmp_path)
 
   pickled = io.BytesIO()
@@ -315,6 +337,11 @@ def test_shards_that_overlap(tmp_path):
       lambda d: d.num_layers_used.__setitem__((1, 0, 0), 3),
       errors.DataError,
       'full model .* must use all 8 layers.*example-1',
+    ),
+    (
+      lambda d: d.num_undefined.__setitem__((1, 2), -1),
+      errors.DataError,
+      'num_undefined must not be negative.*example-1',
     ),
   ],
 )

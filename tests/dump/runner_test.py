@@ -18,6 +18,12 @@ def generator():
   return tiny_text.make_generator()
 
 
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch):
+  """Two examples of the grid to a batch, so that there are several batches."""
+  monkeypatch.setattr(runner, 'ROWS', 6)
+
+
 def _examples(count):
   return [
     corpus.Example(f'id{i}', 'restore: ' + 'word ' * (i + 1), f'Word {i}.')
@@ -38,10 +44,15 @@ def _header(generator, thresholds=GRID):
   )
 
 
-def test_dump_equals_generating_one_by_one(generator, tmp_path, monkeypatch):
-  monkeypatch.setattr(runner, 'ROWS', 6)  # Two examples to a batch.
+def test_dump_equals_generating_one_by_one(generator, tmp_path):
   examples = _examples(5)
-  runner.run(generator, examples, _header(generator), tmp_path / 'dump')
+  runner.run(
+    generator,
+    examples,
+    _header(generator),
+    tmp_path / 'dump',
+    examples_per_shard=2,
+  )
   manifest, dump = reader.read_dump(tmp_path / 'dump')
   assert manifest.num_examples == 5 and len(manifest.shards) == 3
   assert manifest.thresholds == GRID
@@ -78,6 +89,98 @@ def test_same_data_in_any_order_give_the_same_bytes(generator, tmp_path):
     runner.run(generator, order, _header(generator), tmp_path / name)
   shards = [reader.read_manifest(tmp_path / x).shards for x in 'ab']
   assert shards[0] == shards[1]
+
+
+class _Interrupted:
+  """A generator that is interrupted after some batches."""
+
+  def __init__(self, generator, batches):
+    self._generator, self._left = generator, batches
+
+  def __getattr__(self, name):
+    return getattr(self._generator, name)
+
+  def generate_tokens(self, *args, **kwargs):
+    if not self._left:
+      raise KeyboardInterrupt
+    self._left -= 1
+    return self._generator.generate_tokens(*args, **kwargs)
+
+
+def _content(directory):
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def _stop_below(threshold):
+  return runner.Stopping(
+    lambda manifest, dump: (
+      'enough' if manifest.thresholds[-1] <= threshold else ''
+    ),
+    f'below {threshold}',
+    per_pass=2,
+  )
+
+
+@pytest.mark.parametrize('stopping', [None, _stop_below(0.0), _stop_below(0.3)])
+def test_an_interruption_changes_no_byte(stopping, generator, tmp_path):
+  grid = (1.0, 0.5, 0.3, 0.02, 0.0)
+
+  def run(generator, name):
+    return runner.run(
+      generator,
+      _examples(5),
+      _header(generator, grid),
+      tmp_path / name,
+      examples_per_shard=2,
+      stopping=stopping,
+    )
+
+  manifest = run(generator, 'once')
+  assert [x.num_examples for x in manifest.shards] == [2, 2, 1]
+  for batches in range(3):
+    with pytest.raises(KeyboardInterrupt):
+      run(_Interrupted(generator, batches), 'often')
+  assert run(generator, 'often') == manifest
+  assert _content(tmp_path / 'often') == _content(tmp_path / 'once')
+
+
+def test_stopping_leaves_out_lower_thresholds_only(generator, tmp_path):
+  grid = (1.0, 0.5, 0.02, 0.01, 0.0)
+  seen = []
+
+  def reason(manifest, dump):
+    seen.append((manifest.thresholds, dump.predictions.shape))
+    return 'enough' if len(manifest.thresholds) >= 4 else ''
+
+  for name, stopping in (
+    ('all', None),
+    ('few', runner.Stopping(reason, 'rule', per_pass=2)),
+  ):
+    runner.run(
+      generator,
+      _examples(3),
+      _header(generator, grid),
+      tmp_path / name,
+      stopping=stopping,
+    )
+  assert seen == [(grid[:2], (3, 2)), (grid[:4], (3, 4))]
+  manifest, few = reader.read_dump(tmp_path / 'few')
+  everything, whole = reader.read_dump(tmp_path / 'all')
+  assert (manifest.thresholds, manifest.stopped) == (grid[:4], 'enough')
+  assert (everything.thresholds, everything.stopped) == (grid, '')
+  for name in ('tokens', 'num_layers_used', 'predictions'):
+    np.testing.assert_array_equal(
+      getattr(few, name), getattr(whole, name)[:, :4]
+    )
+  np.testing.assert_array_equal(few.trace_tokens, whole.trace_tokens)
+
+
+def test_inputs_are_checked_before_any_is_run(generator, tmp_path):
+  examples = _examples(3)
+  examples[-1] = dataclasses.replace(examples[-1], inputs='  ' * 40)
+  nothing_runs = _Interrupted(generator, 0)
+  with pytest.raises(errors.DataError, match='empty'):
+    runner.run(nothing_runs, examples, _header(generator), tmp_path / 'dump')
 
 
 def test_refuses_an_empty_split(generator, tmp_path):

@@ -1,0 +1,308 @@
+"""The folder of an unfinished dump, which a killed run leaves to the next.
+
+    <directory>.partial/  job.json, lock, shard-00000.npz, ...
+    --complete--> <directory>/  manifest.json, shard-00000.npz, ...
+
+`<directory>` is a complete dump or does not exist. Every shard is written under
+another name and then renamed, so what is there is finished; `job.json` says of
+which run, and a run with other settings is refused. NumPy only.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import IO, Self
+
+from calm_jax import contracts, errors, json_records
+from calm_jax.dump import shards
+
+_JOB, _LOCK = 'job.json', 'lock'
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(json_records.Record):
+  """What decides every byte of a dump.
+
+  Attributes:
+    header: the manifest without shards; its thresholds are those asked for.
+    examples_digest: of ids, inputs and references, in their order.
+    examples_per_shard: of all shards but the last.
+    thresholds_per_pass: how many are generated before the next are.
+    rows: decoded side by side.
+    stopping: '' or the rule by which lower thresholds are left out.
+  """
+
+  header: contracts.Manifest
+  examples_digest: str
+  examples_per_shard: int
+  thresholds_per_pass: int
+  rows: int
+  stopping: str = ''
+
+  def differences(self, other: 'Job') -> list[str]:
+    """Names of what differs; the command may be spelled in another way."""
+    mine, others = self._flat(), other._flat()
+    return [name for name in mine if mine[name] != others[name]]
+
+  def _flat(self) -> dict[str, object]:
+    fields = self.to_json()
+    fields |= fields.pop('header')
+    fields.pop('command')
+    return fields
+
+
+class PartialDump:
+  """Shards in any order, each as often as it grows; then `complete`.
+
+    with PartialDump(directory, job) as partial:
+      for index, ...:
+        if partial.shard(index) is None:
+          partial.put(index, ...)
+      partial.complete(...)
+
+  Leaving the block keeps finished shards for the next run of the same job, and
+  leaves an older dump as it was; without any shard nothing is left.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    job: Job,
+    *,
+    overwrite: bool = False,
+    restart: bool = False,
+  ):
+    """Checks the target and takes up what is there, before any work is done.
+
+    Args:
+      directory: where the complete dump will be.
+      job: what is dumped.
+      overwrite: whether a complete dump there may be replaced. The old one is
+        removed after the new one is complete.
+      restart: whether an unfinished dump is thrown away and begun anew.
+
+    Raises:
+      DataError: the directory holds a dump (and not `overwrite`) or other
+        files, or an unfinished dump of another job (and not `restart`).
+      ResourceError: the directory cannot be written, or another process is
+        writing this dump.
+    """
+    # Absolute, so that a target of '.' or a trailing slash has a name.
+    self._directory = pathlib.Path(directory).expanduser().resolve()
+    self._folder = self._directory.with_name(self._directory.name + '.partial')
+    self._job = job
+    self._done: dict[int, contracts.ShardInfo] = {}
+    self._shard_of: dict[str, int] = {}  # by example id
+    self._lock_file = None
+    self._is_complete = False
+    _check_target(self._directory, overwrite)
+    _replaceable(self._folder)
+    with _explained(self._folder):
+      self._folder.mkdir(parents=True, exist_ok=True)
+      self._lock_file = _lock(self._folder / _LOCK)
+    try:
+      self._take_up(restart)
+    except BaseException:
+      self._leave()
+      raise
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, exception_type, exception, traceback) -> None:
+    self._leave()
+
+  def shard(self, index: int) -> contracts.Dump | None:
+    """A finished shard, or None; a damaged one counts as not finished.
+
+    It may hold fewer thresholds than the job, if passes are still to come.
+    """
+    path = self._folder / shards.name_of(index)
+    if not path.is_file():
+      return None
+    content = shards.read_bytes(path)
+    try:
+      dump = shards.from_bytes(content, path)
+    except errors.CalmError as error:
+      _log.warning('A shard is made again: %s', error)
+      return None
+    self._note(index, content, dump)
+    return dump
+
+  def put(self, index: int, dump: contracts.Dump) -> None:
+    """Writes a shard, in place of an earlier one of that number.
+
+    Raises:
+      DataError: the shard repeats an example of another one.
+      ResourceError: it cannot be written.
+    """
+    content = shards.to_bytes(dump)
+    self._note(index, content, dump)
+    path = self._folder / shards.name_of(index)
+    contracts.write_bytes_atomically(path, content)
+
+  def complete(self, num_thresholds: int, stopped: str) -> contracts.Manifest:
+    """Makes it a dump of the first thresholds of the job.
+
+    Args:
+      num_thresholds: which all shards hold.
+      stopped: '' or why these are not all.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      DataError: there is no shard.
+      ResourceError: the operating system refused.
+    """
+    header = self._job.header
+    if not self._done:
+      raise errors.DataError(
+        f'A dump needs at least one example, but the split {header.split!r} of'
+        f' {header.task!r} gave none.'
+      )
+    manifest = dataclasses.replace(
+      header,
+      thresholds=header.thresholds[:num_thresholds],
+      num_examples=sum(x.num_examples for x in self._done.values()),
+      shards=tuple(self._done[index] for index in sorted(self._done)),
+      stopped=stopped,
+    )
+    contracts.write_json_atomically(self._folder / shards.MANIFEST, manifest)
+    replaced = self._directory.with_name(self._directory.name + '.replaced')
+    with _explained(self._directory):
+      _replaceable(replaced)
+      shutil.rmtree(replaced, ignore_errors=True)
+      for name in (_JOB, _LOCK):
+        (self._folder / name).unlink(missing_ok=True)
+      if self._directory.exists():
+        self._directory.rename(replaced)
+      self._folder.rename(self._directory)
+      self._is_complete = True
+      shutil.rmtree(replaced, ignore_errors=True)
+    return manifest
+
+  def discard(self) -> None:
+    """Removes the shards that are finished, for a run that nobody resumes."""
+    self._remove()
+
+  def _take_up(self, restart: bool) -> None:
+    path = self._folder / _JOB
+    if restart or not path.is_file():
+      self._remove()
+      contracts.write_json_atomically(path, self._job)
+      return
+    there = contracts.read_json(path, Job)
+    if different := self._job.differences(there):
+      raise errors.DataError(
+        f'{self._folder} holds an unfinished dump with other settings'
+        f' ({", ".join(different)}); give the settings that it was begun with,'
+        ' choose another directory, or ask to restart it.'
+      )
+    # Its command, so that the dump is what one run would have made.
+    self._job = there
+    # A killed write leaves its temporary file.
+    self._remove(keep=lambda name: name == _JOB or shards.NAME.fullmatch(name))
+
+  def _note(self, index: int, content: bytes, dump: contracts.Dump) -> None:
+    ids = dump.example_ids.tolist()
+    if repeated := [x for x in ids if self._shard_of.get(x, index) != index]:
+      raise errors.DataError(
+        f'Example ids must be unique in a dump, but {repeated[:5]} come twice.'
+      )
+    self._shard_of.update(dict.fromkeys(ids, index))
+    digest = hashlib.sha256(content).hexdigest()
+    self._done[index] = contracts.ShardInfo(
+      shards.name_of(index), len(ids), digest
+    )
+
+  def _holds_shards(self) -> bool:
+    return any(map(shards.NAME.fullmatch, _names(self._folder)))
+
+  def _remove(self, keep: Callable[[str], object] = lambda name: False) -> None:
+    with _explained(self._folder):
+      for name in _names(self._folder):
+        if name != _LOCK and not keep(name):
+          (self._folder / name).unlink()
+
+  def _leave(self) -> None:
+    """Lets go of the folder, and removes it if nothing in it is of use."""
+    # Once complete, a folder of that name is another run's.
+    if not self._is_complete and not self._holds_shards():
+      shutil.rmtree(self._folder, ignore_errors=True)
+    if self._lock_file is not None:
+      self._lock_file.close()
+
+
+def _lock(path: pathlib.Path) -> IO | None:
+  """Holds the folder until the file is closed, by whatever end of the process.
+
+  Raises:
+    ResourceError: another process holds it.
+  """
+  try:
+    import fcntl
+  except ImportError:  # Not on Windows.
+    return None
+  file = open(path, 'a')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.close()
+    raise errors.ResourceError(
+      f'Another process is writing the dump {path.parent}; wait for it or end'
+      ' it, or choose another directory.'
+    ) from error
+  except OSError:
+    _log.info('%s is on a file system without locks.', path)
+  return file
+
+
+def _check_target(directory: pathlib.Path, overwrite: bool) -> None:
+  if (directory / shards.MANIFEST).exists() and not overwrite:
+    raise errors.DataError(
+      f'{directory} already holds a complete dump; choose another directory or'
+      ' ask to overwrite it.'
+    )
+  _replaceable(directory)
+
+
+def _replaceable(directory: pathlib.Path) -> None:
+  """Refuses to remove what this module did not write."""
+  if not directory.exists():
+    return
+  if not directory.is_dir():
+    raise errors.DataError(f'{directory} is a file; give a directory.')
+  known = (shards.MANIFEST, _JOB, 'shard-')
+  foreign = sorted(
+    name
+    for name in _names(directory)
+    if name != _LOCK and not any(part in name for part in known)
+  )
+  if foreign:
+    raise errors.DataError(
+      f'{directory} holds files that are no part of a dump ({foreign[:3]});'
+      ' choose an empty or new directory.'
+    )
+
+
+def _names(directory: pathlib.Path) -> list[str]:
+  return [path.name for path in directory.glob('*')]
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+  """Turns the operating system's errors into a ResourceError."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.ResourceError(
+      f'Cannot write {path}: {error.strerror or error}. Free space or choose'
+      ' a directory that you may write to.'
+    ) from error

@@ -1,0 +1,207 @@
+"""An unfinished dump is taken up by the same job, and by no other."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from calm_jax import contracts, errors
+from calm_jax.dump import partial, reader, writer
+
+G, T, L = 2, 3, 2
+JOB = partial.Job(
+  header=contracts.Manifest(
+    task='task',
+    split='calibration',
+    metric='chrf',
+    thresholds=(1.0, 0.5),
+    num_decoder_layers=L,
+    max_decode_length=T,
+    measure='SoftmaxTopTwoGap()',
+    threshold_schedule='ConstantThreshold()',
+    model_digest='m',
+    config_digest='c',
+    data_digest='d',
+    command='calm dump --split=calibration',
+  ),
+  examples_digest='e',
+  examples_per_shard=2,
+  thresholds_per_pass=G,
+  rows=128,
+)
+
+
+def make_shard(index):
+  return contracts.Dump(
+    example_ids=np.array([f'{index}-{i}' for i in range(2)]),
+    sources=np.array(['a source'] * 2),
+    references=np.array(['a reference'] * 2),
+    predictions=np.array([[f'shard {index}', 'other']] * 2),
+    tokens=np.full((2, G, T), 7 + index, np.int32),
+    num_layers_used=np.full((2, G, T), L, np.int8),
+    confidences=np.full((2, G, T), 0.5, np.float32),
+    trace_confidences=np.full((2, T, L), 0.5, np.float32),
+    trace_tokens=np.full((2, T, L), 7, np.int32),
+  )
+
+
+def begun(directory, *indices):
+  """Leaves shards behind, as a run that was interrupted after them."""
+  with partial.PartialDump(directory, JOB) as unfinished:
+    for index in indices:
+      unfinished.put(index, make_shard(index))
+
+
+def finish(directory, job=JOB, **kwargs):
+  """Makes what is missing; returns the indices of what was there."""
+  found = []
+  with partial.PartialDump(directory, job, **kwargs) as unfinished:
+    for index in range(3):
+      if unfinished.shard(index) is None:
+        unfinished.put(index, make_shard(index))
+      else:
+        found.append(index)
+    unfinished.complete(G, stopped='')
+  return found
+
+
+def content_of(directory):
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_an_interruption_changes_no_byte(tmp_path):
+  assert finish(tmp_path / 'once') == []
+  begun(tmp_path / 'twice', 0, 1)
+  with pytest.raises(errors.DataError, match='does not exist'):
+    reader.read_dump(tmp_path / 'twice')
+  assert finish(tmp_path / 'twice') == [0, 1]
+  assert content_of(tmp_path / 'twice') == content_of(tmp_path / 'once')
+  assert sorted(os.listdir(tmp_path)) == ['once', 'twice']
+  assert reader.read_dump(tmp_path / 'twice')[1].num_examples == 6
+
+
+def test_a_killed_process_leaves_what_it_had_finished(tmp_path):
+  """SIGKILL, so that nothing of ours can tidy up."""
+  program = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import partial_test as t
+with t.partial.PartialDump({str(tmp_path / 'dump')!r}, t.JOB) as unfinished:
+  unfinished.put(0, t.make_shard(0))
+  print('written', flush=True)
+  sys.stdin.read()
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == 'written\n'
+    # As long as it lives, the dump is its own.
+    with pytest.raises(errors.ResourceError, match='Another process'):
+      finish(tmp_path / 'dump')
+    process.kill()
+  (tmp_path / 'dump.partial' / '.shard-00001.npz.1.tmp').write_bytes(b'half')
+  assert finish(tmp_path / 'dump') == [0]
+  finish(tmp_path / 'once')
+  assert content_of(tmp_path / 'dump') == content_of(tmp_path / 'once')
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+  begun(tmp_path / 'dump', 0, 1)
+  path = tmp_path / 'dump.partial' / 'shard-00000.npz'
+  path.write_bytes(path.read_bytes()[:-100])
+  assert finish(tmp_path / 'dump') == [1]
+  reader.read_dump(tmp_path / 'dump')
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('model_digest', 'other'),
+    ('config_digest', 'other'),
+    ('data_digest', 'other'),
+    ('thresholds', (1.0, 0.4)),
+    ('split', 'test'),
+    ('versions', {'jax': '1'}),
+  ],
+)
+def test_another_dump_is_refused(field, value, tmp_path):
+  begun(tmp_path / 'dump', 0)
+  header = dataclasses.replace(JOB.header, **{field: value})
+  other = dataclasses.replace(JOB, header=header)
+  with pytest.raises(errors.DataError, match=rf'other settings \({field}\)'):
+    finish(tmp_path / 'dump', other)
+  assert finish(tmp_path / 'dump') == [0], 'it was left as it was'
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('examples_digest', 'other'),
+    ('examples_per_shard', 3),
+    ('thresholds_per_pass', 1),
+    ('rows', 64),
+    ('stopping', 'rule'),
+  ],
+)
+def test_another_job_is_refused(field, value, tmp_path):
+  begun(tmp_path / 'dump', 0)
+  other = dataclasses.replace(JOB, **{field: value})
+  with pytest.raises(errors.DataError, match=rf'\({field}\).*restart'):
+    finish(tmp_path / 'dump', other)
+  assert finish(tmp_path / 'dump', other, restart=True) == []
+
+
+def test_the_first_command_is_kept(tmp_path):
+  begun(tmp_path / 'dump', 0)
+  header = dataclasses.replace(JOB.header, command='calm dump --overwrite')
+  assert finish(tmp_path / 'dump', dataclasses.replace(JOB, header=header))
+  manifest = reader.read_manifest(tmp_path / 'dump')
+  assert manifest.command == JOB.header.command
+
+
+def test_nothing_is_left_of_a_run_without_shards(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    with partial.PartialDump(tmp_path / 'dump', JOB):
+      raise KeyboardInterrupt
+  assert os.listdir(tmp_path) == []
+  with pytest.raises(errors.DataError, match='at least one example'):
+    with partial.PartialDump(tmp_path / 'dump', JOB) as unfinished:
+      unfinished.complete(G, stopped='')
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_dump_that_is_there_is_kept_until_the_new_one_is_complete(tmp_path):
+  old = writer.write_dump(tmp_path / 'dump', JOB.header, [make_shard(9)])
+  with pytest.raises(errors.DataError, match='already holds'):
+    finish(tmp_path / 'dump')
+  with partial.PartialDump(
+    tmp_path / 'dump', JOB, overwrite=True
+  ) as unfinished:
+    unfinished.put(0, make_shard(0))
+  assert reader.read_manifest(tmp_path / 'dump') == old
+  assert finish(tmp_path / 'dump', overwrite=True) == [0]
+  assert reader.read_manifest(tmp_path / 'dump').num_examples == 6
+  assert os.listdir(tmp_path) == ['dump']
+
+
+def test_an_example_belongs_to_one_shard(tmp_path):
+  with partial.PartialDump(tmp_path / 'dump', JOB) as unfinished:
+    unfinished.put(0, make_shard(0))
+    unfinished.put(0, make_shard(0))
+    with pytest.raises(errors.DataError, match='0-0.*come twice'):
+      unfinished.put(1, make_shard(0))
+
+
+def test_other_files_are_never_removed(tmp_path):
+  folder = tmp_path / 'dump.partial'
+  folder.mkdir()
+  (folder / 'thesis.tex').touch()
+  with pytest.raises(errors.DataError, match='thesis.tex'):
+    finish(tmp_path / 'dump')
+  assert os.listdir(folder) == ['thesis.tex']
