@@ -25,7 +25,11 @@ from calm_jax.json_records import write_json_atomically as write_json_atomically
 GENERATED = 'generated_at_each_threshold'
 # Simulated from the trace of the full model: an estimate, no guarantee.
 REPLAYED = 'replayed'
-CONSISTENCIES = ('textual', 'risk')
+CONSISTENCIES = ('textual', 'risk', 'risk_difference')
+# What a calibration promises: CALM's bound with probability 1 - failure_prob,
+# or only that of conformal risk control, on average over calibrations.
+HIGH_PROBABILITY = 'with_high_probability'
+IN_EXPECTATION = 'in_expectation_only'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +121,8 @@ class GridPoint(json_records.Record):
   mean_metric: float
 
   def __post_init__(self):
-    _require_unit(self, 'threshold', 'mean_loss', 'p_value', 'mean_metric')
+    _require_unit(self, 'threshold', 'p_value', 'mean_metric')
+    _require_loss(self, 'mean_loss')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,12 +131,14 @@ class CalibrationResult(json_records.Record):
 
   Attributes:
     threshold: the lowest certified threshold; 1.0 if none is, with the reason.
-    consistency: 'textual' or 'risk'.
+    consistency: one of `CONSISTENCIES`.
     p_value, procedure: repr of the p-value and of the testing procedure.
     grid: [G], in the order tested (thresholds descending).
     dump: provenance: task, split, measure, digests of model, config, data.
     warning: '' or why this tolerance can never be certified with so few
       examples.
+    guarantee: `HIGH_PROBABILITY`, or `IN_EXPECTATION`, which is weaker and to
+      which the failure probability means nothing.
   """
 
   threshold: float
@@ -146,12 +153,18 @@ class CalibrationResult(json_records.Record):
   grid: tuple[GridPoint, ...]
   dump: dict[str, str]
   warning: str = ''
+  guarantee: str = HIGH_PROBABILITY
   schema_version: int = SCHEMA_VERSION
 
   def __post_init__(self):
     json_records.check_schema_version(self.schema_version, 'The calibration')
     _require_guarantee(self)
     _require_unit(self, 'threshold')
+    _require(
+      self.guarantee in (HIGH_PROBABILITY, IN_EXPECTATION),
+      f'guarantee must be {HIGH_PROBABILITY!r} or {IN_EXPECTATION!r}, got'
+      f' {self.guarantee!r}',
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +177,8 @@ class CurvePoint(json_records.Record):
   mean_layers: float
 
   def __post_init__(self):
-    _require_unit(self, 'threshold', 'mean_loss', 'mean_metric')
+    _require_unit(self, 'threshold', 'mean_metric')
+    _require_loss(self, 'mean_loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +197,8 @@ class SystemRow(json_records.Record):
   tokens_timed: int
 
   def __post_init__(self):
-    _require_unit(
-      self, 'threshold', 'mean_loss', 'loss_upper_95', 'mean_metric'
-    )
+    _require_unit(self, 'threshold', 'mean_metric')
+    _require_loss(self, 'mean_loss', 'loss_upper_95')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +266,16 @@ def _require_unit(record: object, *names: str) -> None:
     _require(
       math.isfinite(value) and 0.0 <= value <= 1.0,
       f'{name} must be in [0, 1], got {value}',
+    )
+
+
+def _require_loss(record: object, *names: str) -> None:
+  """A risk difference, which rewards improvements, can be negative."""
+  for name in names:
+    value = getattr(record, name)
+    _require(
+      math.isfinite(value) and -1.0 <= value <= 1.0,
+      f'{name} must be in [-1, 1], got {value}',
     )
 
 

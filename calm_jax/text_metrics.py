@@ -2,19 +2,27 @@
 
 Used by `data` (validation), `calibration` (losses) and `evaluation` (quality).
 Corpus-level scores do not serve calibration: its bounds hold for means of
-per-example losses. All metrics agree on the edges: a text equals itself (1),
-an empty text against an empty one is 1, and against any other 0. Texts are
+per-example losses. All metrics here agree on the edges: a text equals itself
+(1), an empty text against an empty one is 1, and against any other 0. Texts are
 compared without the white space around them. No JAX, no TensorFlow.
+
+A metric is a function of two strings. It may carry two attributes:
+`many(predictions, reference)`, which scores a list of texts against one
+reference at once, and `zero_one = True`, which promises scores of 0 and 1.
 """
 
 import collections
 import difflib
 import functools
+import importlib
+import inspect
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from calm_jax import errors
+import numpy as np
+
+from calm_jax import character_ngrams, errors, rouge
 
 # (prediction, reference) -> [0, 1]
 Metric = Callable[[str, str], float]
@@ -46,7 +54,28 @@ def chrf(prediction: str, reference: str) -> float:
   F2 of character n-grams up to 6. Sensitive to case and punctuation, blind to
   white space, and not symmetric: recall of the reference weighs more.
   """
-  return _chrf_scorer().sentence_score(prediction, [reference]).score / 100.0
+  return character_ngrams.chrf_scores([prediction], reference)[0]
+
+
+def _many_chrf(predictions: Sequence[str], reference: str) -> np.ndarray:
+  reference = reference.strip()
+  texts = [text.strip() for text in predictions]
+  scores = character_ngrams.chrf_scores(texts, reference)
+  equal = np.array([text == reference for text in texts])
+  return np.where(equal, 1.0, np.clip(scores, 0.0, 1.0))
+
+
+chrf.many = _many_chrf
+
+
+@_with_defined_edges
+def sentence_bleu(prediction: str, reference: str) -> float:
+  """Sentence BLEU / 100 as sacrebleu computes it (Papineni et al. 2002).
+
+  Word n-grams up to 4, or up to the text's length where it is shorter
+  (effective order), tokenized by 13a and smoothed exponentially.
+  """
+  return _bleu_scorer().sentence_score(prediction, [reference]).score / 100.0
 
 
 @_with_defined_edges
@@ -55,13 +84,28 @@ def exact_match(prediction: str, reference: str) -> float:
   return 0.0
 
 
+exact_match.zero_one = True
+
+
+@_with_defined_edges
+def rouge_1(prediction: str, reference: str) -> float:
+  """ROUGE-1 F1 of rouge-score, no stemmer: words in any order (Lin 2004)."""
+  return rouge.ngram_f1(prediction, reference, 1)
+
+
+@_with_defined_edges
+def rouge_2(prediction: str, reference: str) -> float:
+  """ROUGE-2 F1 of rouge-score, no stemmer: pairs of words (Lin 2004)."""
+  return rouge.ngram_f1(prediction, reference, 2)
+
+
 @_with_defined_edges
 def rouge_l(prediction: str, reference: str) -> float:
   """ROUGE-L F1 of rouge-score, no stemmer (Lin 2004).
 
   Blind to case, punctuation and every letter outside a-z and 0-9.
   """
-  return _rouge_scorer().score(reference, prediction)['rougeL'].fmeasure
+  return rouge.subsequence_f1(prediction, reference)
 
 
 @_with_defined_edges
@@ -75,12 +119,23 @@ def token_f1(prediction: str, reference: str) -> float:
 
 
 METRICS: dict[str, Metric] = {
-  metric.__name__: metric for metric in (chrf, exact_match, rouge_l, token_f1)
+  metric.__name__: metric
+  for metric in (
+    chrf,
+    exact_match,
+    rouge_1,
+    rouge_2,
+    rouge_l,
+    sentence_bleu,
+    token_f1,
+  )
 }
 
 
 def get_metric(name: str) -> Metric:
-  """Returns the metric of that name.
+  """Returns the metric of that name in `METRICS`.
+
+  The only way for names that were read from a file: it imports nothing.
 
   Raises:
     ConfigError: there is none; the message suggests the nearest name.
@@ -90,8 +145,56 @@ def get_metric(name: str) -> Metric:
   near = difflib.get_close_matches(str(name), METRICS, n=1)
   hint = f' Did you mean {near[0]!r}?' if near else ''
   raise errors.ConfigError(
-    f'The metric must be one of {sorted(METRICS)}, got {name!r}.{hint}'
+    f'The metric must be one of {sorted(METRICS)}, got {name!r}.{hint} A'
+    ' function of yours is named package.module:function.'
   )
+
+
+def get_or_import_metric(name: str) -> Metric:
+  """Returns a metric that the user named, perhaps a function of their own.
+
+  Args:
+    name: in `METRICS`, or `package.module:function` of a function of two
+      strings, prediction and reference, that returns a number in [0, 1]. The
+      module is imported, so the name must come from the user, not from a file
+      that someone else may have made.
+
+  Raises:
+    ConfigError: there is no such metric, or the function cannot be imported or
+      takes other arguments.
+  """
+  module_name, colon, function_name = str(name).partition(':')
+  if not colon:
+    return get_metric(name)
+  try:
+    module = importlib.import_module(module_name)
+  except Exception as error:  # A user's module may raise anything.
+    raise errors.ConfigError(
+      f'The metric {name!r} cannot be imported: {type(error).__name__}:'
+      f' {error}. Mend or install its module, or put its folder on PYTHONPATH.'
+    ) from error
+  metric = getattr(module, function_name, None)
+  if not callable(metric):
+    near = difflib.get_close_matches(function_name, dir(module), n=1)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
+    raise errors.ConfigError(
+      f'The metric {name!r} must name a function, but {module_name} has none'
+      f' called {function_name!r}.{hint}'
+    )
+  _check_two_arguments(metric, name)
+  return metric
+
+
+def _check_two_arguments(metric: Metric, name: str) -> None:
+  try:
+    inspect.signature(metric).bind('prediction', 'reference')
+  except TypeError as error:
+    raise errors.ConfigError(
+      f'The metric {name!r} must take two texts, prediction and reference, but'
+      f' it does not: {error}.'
+    ) from error
+  except ValueError:
+    pass  # Built-in functions may tell nothing of their arguments.
 
 
 def _squad_words(text: str) -> list[str]:
@@ -100,16 +203,9 @@ def _squad_words(text: str) -> list[str]:
   return re.sub(r'\b(a|an|the)\b', ' ', text).split()
 
 
-# Imported at first use: the libraries take a second that few commands need.
+# Imported at first use: the library takes a second that few commands need.
 @functools.cache
-def _chrf_scorer():
-  from sacrebleu.metrics import CHRF
+def _bleu_scorer():
+  from sacrebleu.metrics import BLEU
 
-  return CHRF()
-
-
-@functools.cache
-def _rouge_scorer():
-  from rouge_score import rouge_scorer
-
-  return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=False)
+  return BLEU(effective_order=True)

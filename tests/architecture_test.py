@@ -21,6 +21,8 @@ FOUNDATION = (
   'json_records',
   'dump_arrays',
   'contracts',
+  'character_ngrams',
+  'rouge',
   'text_metrics',
 )
 # Data flows down this list; imports point up it.

@@ -2,26 +2,44 @@
 
     risks -> p_values -> multiple_testing -> learn_then_test
 
-NumPy and SciPy only; usable alone, for any losses in [0, 1]:
+NumPy and SciPy only; usable alone, for any losses of at most 1:
 
     outcome = calibrate(losses, thresholds, tolerance=0.1, failure_prob=0.05)
     outcome.threshold, outcome.reason
+
+`docs/calibration.md` says what each choice guarantees and when to take it.
 """
 
-from calm_jax.calibration.learn_then_test import calibrate as calibrate
-from calm_jax.calibration.learn_then_test import (
-  calibrate_dump as calibrate_dump,
+from calm_jax.calibration.betting import Betting as Betting
+from calm_jax.calibration.conformal_risk_control import (
+  ConformalRiskControl as ConformalRiskControl,
 )
+from calm_jax.calibration.empirical_bernstein import (
+  EmpiricalBernstein as EmpiricalBernstein,
+)
+from calm_jax.calibration.from_dump import calibrate_dump as calibrate_dump
+from calm_jax.calibration.learn_then_test import calibrate as calibrate
+from calm_jax.calibration.multiple_testing import Bonferroni as Bonferroni
 from calm_jax.calibration.multiple_testing import FixedSequence as FixedSequence
+from calm_jax.calibration.multiple_testing import Holm as Holm
+from calm_jax.calibration.multiple_testing import (
+  MultiStartFixedSequence as MultiStartFixedSequence,
+)
 from calm_jax.calibration.p_values import Bentkus as Bentkus
+from calm_jax.calibration.p_values import Binomial as Binomial
 from calm_jax.calibration.p_values import ChernoffHoeffding as ChernoffHoeffding
 from calm_jax.calibration.p_values import Hoeffding as Hoeffding
 from calm_jax.calibration.p_values import HoeffdingBentkus as HoeffdingBentkus
+from calm_jax.calibration.power import (
+  chance_of_certifying as chance_of_certifying,
+)
 from calm_jax.calibration.power import (
   smallest_certifiable_tolerance as smallest_certifiable_tolerance,
 )
 from calm_jax.calibration.power import (
   smallest_certifying_num_examples as smallest_certifying_num_examples,
 )
+from calm_jax.calibration.rescaling import Rescaled as Rescaled
 from calm_jax.calibration.risks import RiskConsistency as RiskConsistency
+from calm_jax.calibration.risks import RiskDifference as RiskDifference
 from calm_jax.calibration.risks import TextualConsistency as TextualConsistency

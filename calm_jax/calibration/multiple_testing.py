@@ -3,7 +3,8 @@
 Third step of the calibration: p-values -> decisions. Testing each threshold at
 the failure probability would go wrong more often the more thresholds there are.
 A procedure here keeps the probability of any wrong rejection, over the whole
-grid, at or below it (family-wise error).
+grid, at or below it (family-wise error), whatever the dependence between the
+p-values. All decide for many grids at once: G is the last axis.
 """
 
 import abc
@@ -17,21 +18,38 @@ from calm_jax import errors
 class MultipleTesting(abc.ABC):
   """p-values in, decisions out."""
 
-  @abc.abstractmethod
   def __call__(self, p_values: np.ndarray, failure_prob: float) -> np.ndarray:
     """Decides for each hypothesis.
 
     Args:
-      p_values: [G], in an order fixed before the data were seen (here from the
-        most careful threshold, the highest, to the lowest).
-      failure_prob: bound on the probability of any wrong rejection.
+      p_values: [..., G], in an order fixed before the data were seen (here from
+        the most careful threshold, the highest, to the lowest).
+      failure_prob: bound on the probability of any wrong rejection per grid.
 
     Returns:
-      [G] bool: rejected, that is certified.
+      [..., G] bool: rejected, that is certified.
 
     Raises:
       DataError: a p-value is NaN or outside [0, 1].
     """
+    p_values = np.asarray(p_values, np.float64)
+    # Written so that NaN fails it.
+    if p_values.ndim == 0 or not np.all((p_values >= 0.0) & (p_values <= 1.0)):
+      raise errors.DataError(
+        'p-values must be rows of numbers in [0, 1], got shape'
+        f' {p_values.shape}: {p_values.ravel()[:10].tolist()}.'
+      )
+    if not p_values.size:
+      return np.zeros(p_values.shape, bool)
+    return self._rejected(p_values, failure_prob)
+
+  @abc.abstractmethod
+  def _rejected(self, p_values: np.ndarray, failure_prob: float) -> np.ndarray:
+    """As `__call__`, for checked p-values with G >= 1."""
+
+  @abc.abstractmethod
+  def first_level(self, failure_prob: float, num_hypotheses: int) -> float:
+    """Returns the p-value that a first rejection needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +62,90 @@ class FixedSequence(MultipleTesting):
   first failure is not rejected, however small its p-value.
   """
 
-  def __call__(self, p_values: np.ndarray, failure_prob: float) -> np.ndarray:
-    passed = _checked(p_values) <= failure_prob
-    return np.logical_and.accumulate(passed)
+  def _rejected(self, p_values, failure_prob):
+    return _until_first_failure(p_values, failure_prob)
+
+  def first_level(self, failure_prob, num_hypotheses):
+    return failure_prob
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiStartFixedSequence(MultipleTesting):
+  """Fixed sequence testing from several starting points of the grid.
+
+  For losses that do not only grow along the grid: a bump in the middle stops
+  the sequence above it, not those below. Each start has an equal share of the
+  failure probability (union bound; Learn-then-Test, Sec. 3.2). The starts are
+  spread evenly from the first threshold on; a grid shorter than `num_starts`
+  has as many starts as thresholds, and the share is of the starts that there
+  are, not of those asked for.
+
+  Attributes:
+    num_starts: at least 1; with 1 it is `FixedSequence`.
+  """
+
+  num_starts: int = 4
+
+  def __post_init__(self):
+    if self.num_starts < 1:
+      raise errors.ConfigError(
+        f'num_starts must be at least 1, got {self.num_starts}.'
+      )
+
+  def starts(self, num_hypotheses: int) -> np.ndarray:
+    """Returns where the sequences begin, each position once."""
+    count = min(self.num_starts, num_hypotheses)
+    return np.arange(count) * num_hypotheses // count
+
+  def _rejected(self, p_values, failure_prob):
+    starts = self.starts(p_values.shape[-1])
+    rejected = np.zeros(p_values.shape, bool)
+    for start in starts:
+      rejected[..., start:] |= _until_first_failure(
+        p_values[..., start:], failure_prob / len(starts)
+      )
+    return rejected
+
+  def first_level(self, failure_prob, num_hypotheses):
+    return failure_prob / len(self.starts(num_hypotheses))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bonferroni(MultipleTesting):
+  """Each hypothesis at failure_prob / G: needs no order, and pays for it."""
+
+  def _rejected(self, p_values, failure_prob):
+    return p_values <= failure_prob / p_values.shape[-1]
+
+  def first_level(self, failure_prob, num_hypotheses):
+    return failure_prob / num_hypotheses
+
+
+@dataclasses.dataclass(frozen=True)
+class Holm(MultipleTesting):
+  """Bonferroni, stepping down: rejects all that Bonferroni does, and more.
+
+  The smallest p-value is tested at failure_prob / G, the next one at
+  failure_prob / (G - 1), and so on until one fails (Holm 1979).
+  """
+
+  def _rejected(self, p_values, failure_prob):
+    order = np.argsort(p_values, axis=-1, kind='stable')
+    ranked = np.take_along_axis(p_values, order, axis=-1)
+    levels = failure_prob / np.arange(p_values.shape[-1], 0, -1)
+    passed = _until_first_failure(ranked, levels)
+    rejected = np.empty_like(passed)
+    np.put_along_axis(rejected, order, passed, axis=-1)
+    return rejected
+
+  def first_level(self, failure_prob, num_hypotheses):
+    return failure_prob / num_hypotheses
 
 
 DEFAULT = FixedSequence()
 
 
-def _checked(p_values: np.ndarray) -> np.ndarray:
-  p_values = np.asarray(p_values, np.float64)
-  # Written so that NaN fails it.
-  if p_values.ndim != 1 or not np.all((p_values >= 0.0) & (p_values <= 1.0)):
-    raise errors.DataError(
-      'p-values must be one row of numbers in [0, 1], got shape'
-      f' {p_values.shape}: {p_values.tolist()}.'
-    )
-  return p_values
+def _until_first_failure(
+  p_values: np.ndarray, level: float | np.ndarray
+) -> np.ndarray:
+  return np.logical_and.accumulate(p_values <= level, axis=-1)

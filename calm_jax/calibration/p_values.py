@@ -1,74 +1,92 @@
 """p-values for "the expected loss exceeds the tolerance".
 
 Second step of the calibration: losses -> p-values -> decisions. Null hypothesis
-H: E[loss] > tolerance, for independent losses in [0, 1]. Each p-value here is
-super-uniform under H, P(p <= u) <= u, for every sample size and every
-distribution of the losses, so rejecting H when p <= failure_prob is wrong with
-at most that probability. CALM writes delta for the tolerance and epsilon for
-the failure probability, Learn-then-Test alpha and delta.
+H: E[loss] > tolerance, for independent losses of one distribution. Each p-value
+is super-uniform under H, P(p <= u) <= u, for every sample size and every
+distribution in the range that it `accepts`, so rejecting H when
+p <= failure_prob is wrong with at most that probability. CALM writes delta for
+the tolerance and epsilon for the failure probability, Learn-then-Test alpha and
+delta.
 
-The three bounds depend on the losses only through their sum. Write n for the
-number of losses, r for their mean and d for the tolerance.
+The bounds of this file depend on the losses only through their sum; those that
+look at more have files of their own (`betting`, `empirical_bernstein`). Write n
+for the number of losses, r for their mean and d for the tolerance.
 
 References:
   Bates et al. 2021, Distribution-Free, Risk-Controlling Prediction Sets
     (Hoeffding's bound in its tighter form, Bentkus', and their minimum).
-  Angelopoulos et al. 2021, Learn then Test.
+  Angelopoulos et al. 2021, Learn then Test (the binomial tail).
   Schuster et al. 2022, CALM.
 """
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from scipy import special
 
 from calm_jax import errors
+from calm_jax.calibration import loss_ranges
 
 
 class PValue(abc.ABC):
-  """Losses and a tolerance in, p-value out; smaller is more convincing."""
+  """Losses and a tolerance in, p-value out; smaller is more convincing.
+
+  Attributes:
+    accepts: the losses that the p-value is valid for.
+  """
+
+  accepts: ClassVar[loss_ranges.LossRange] = loss_ranges.UNIT
 
   @abc.abstractmethod
-  def __call__(self, losses: np.ndarray, tolerance: float) -> np.ndarray:
+  def __call__(
+    self, losses: np.ndarray, tolerance: float | np.ndarray
+  ) -> np.ndarray:
     """Returns the p-values of one or several samples.
 
     Args:
-      losses: [n] or [n, ...], in [0, 1]; examples come first.
-      tolerance: in (0, 1).
+      losses: [n] or [n, ...], in the range `accepts`; examples come first.
+      tolerance: below 1, and above the least possible loss; a number, or an
+        array that broadcasts against [...], to test many at once.
 
     Returns:
-      [...] in [0, 1]; a NumPy float for losses [n].
+      [...] in [0, 1]; a NumPy float for losses [n] and one tolerance.
 
     Raises:
-      DataError: no losses, or one is NaN or outside [0, 1].
+      DataError: no losses, or one is NaN or outside `accepts`.
     """
 
+  def _checked(self, losses: np.ndarray) -> np.ndarray:
+    losses = np.asarray(losses, np.float64)
+    if losses.ndim == 0 or losses.shape[0] == 0:
+      raise errors.DataError('A p-value needs at least one loss, got none.')
+    self.accepts.check(losses, f'Losses for {self!r}')
+    return losses
 
-class _OfTheSum(PValue):
+
+class PValueOfTheSum(PValue):
   """A p-value that needs only how many losses there are and their sum."""
 
   @abc.abstractmethod
   def from_totals(
-    self, totals: np.ndarray, num_examples: int, tolerance: float
+    self,
+    totals: np.ndarray,
+    num_examples: int | np.ndarray,
+    tolerance: float | np.ndarray,
   ) -> np.ndarray:
-    """Returns [...] from sums [...]; for many subsets of one sample at once."""
+    """Returns [...] from sums [...]; for many subsets of one sample at once.
 
-  def __call__(self, losses: np.ndarray, tolerance: float) -> np.ndarray:
-    losses = np.asarray(losses, np.float64)
-    if losses.ndim == 0 or losses.shape[0] == 0:
-      raise errors.DataError('A p-value needs at least one loss, got none.')
-    # Written so that NaN fails it.
-    if not np.all((losses >= 0.0) & (losses <= 1.0)):
-      raise errors.DataError(
-        'Losses must be finite and in [0, 1], got a minimum of'
-        f' {np.min(losses)} and a maximum of {np.max(losses)}.'
-      )
+    The caller answers for the range of the losses that were summed.
+    """
+
+  def __call__(self, losses, tolerance):
+    losses = self._checked(losses)
     return self.from_totals(losses.sum(axis=0), losses.shape[0], tolerance)
 
 
 @dataclasses.dataclass(frozen=True)
-class Hoeffding(_OfTheSum):
+class Hoeffding(PValueOfTheSum):
   """exp(-2 n max(0, d - r)^2): simple, and the loosest."""
 
   def from_totals(self, totals, num_examples, tolerance):
@@ -77,7 +95,7 @@ class Hoeffding(_OfTheSum):
 
 
 @dataclasses.dataclass(frozen=True)
-class ChernoffHoeffding(_OfTheSum):
+class ChernoffHoeffding(PValueOfTheSum):
   """exp(-n kl(min(r, d), d)), Hoeffding's bound before it is relaxed.
 
   kl(a, b) = a log(a/b) + (1-a) log((1-a)/(1-b)) is the divergence between coins
@@ -88,14 +106,14 @@ class ChernoffHoeffding(_OfTheSum):
     mean = np.minimum(np.asarray(totals) / num_examples, tolerance)
     # rel_entr(x, y) = x log(x/y), and 0 at x = 0.
     divergence = special.rel_entr(mean, tolerance) + special.rel_entr(
-      1.0 - mean, 1.0 - tolerance
+      1.0 - mean, 1.0 - np.asarray(tolerance)
     )
     # At mean = tolerance rounding can leave it a little below 0.
     return np.exp(-num_examples * np.maximum(divergence, 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
-class Bentkus(_OfTheSum):
+class Bentkus(PValueOfTheSum):
   """min(1, e P(Binomial(n, d) <= ceil(n r))): good far from the tolerance."""
 
   def from_totals(self, totals, num_examples, tolerance):
@@ -104,7 +122,7 @@ class Bentkus(_OfTheSum):
 
 
 @dataclasses.dataclass(frozen=True)
-class HoeffdingBentkus(_OfTheSum):
+class HoeffdingBentkus(PValueOfTheSum):
   """The smaller of `ChernoffHoeffding` and `Bentkus`, CALM's choice.
 
   Under H both bound the probability of a mean of r or less, for every r, so
@@ -118,7 +136,30 @@ class HoeffdingBentkus(_OfTheSum):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Binomial(PValueOfTheSum):
+  """P(Binomial(n, d) <= n r): exact, so the best one, for losses of 0 or 1.
+
+  Other losses are refused: only then is the sum binomial. `from_totals` sees
+  sums alone, so it can but refuse those that are no whole number.
+  """
+
+  accepts = loss_ranges.ZERO_OR_ONE
+
+  def from_totals(self, totals, num_examples, tolerance):
+    counts = np.round(totals)
+    if np.any(np.abs(counts - totals) > _ROUNDING):
+      raise errors.DataError(
+        'The binomial p-value needs losses of 0 or 1, whose sum is a whole'
+        f' number, got a sum of {np.ravel(totals)[:5].tolist()}.'
+      )
+    return special.bdtr(counts, num_examples, tolerance)
+
+
 DEFAULT = HoeffdingBentkus()
+
+# A sum of up to a million losses of at most 1 is off by less.
+_ROUNDING = 1e-9
 
 
 def _ceil_of_total(totals: np.ndarray) -> np.ndarray:
@@ -130,4 +171,4 @@ def _ceil_of_total(totals: np.ndarray) -> np.ndarray:
   an integer (for up to a million examples) is that integer. At worst this
   certifies a tolerance that is 1e-9 / n larger.
   """
-  return np.ceil(np.asarray(totals) - 1e-9)
+  return np.ceil(np.asarray(totals) - _ROUNDING)

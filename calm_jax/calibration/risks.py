@@ -1,8 +1,8 @@
-"""Per-example losses in [0, 1] of early outputs, from texts and a metric.
+"""Per-example losses of early outputs, from texts and a metric in [0, 1].
 
 First step of the calibration: dump -> losses -> p-values. The bounds that
-follow hold for means of independent losses in [0, 1], so each loss belongs to
-one example, and is clipped (if at all) before the mean. Every loss is 0 at
+follow hold for means of independent losses, so each loss belongs to one
+example, and is clipped (if at all) before the mean. Every loss is 0 at
 threshold 1, whose output is the full model's.
 """
 
@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from calm_jax import errors, text_metrics
+from calm_jax.calibration import loss_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Consistency(abc.ABC):
   metric: text_metrics.Metric
 
   name: ClassVar[str]
+
+  @property
+  def loss_range(self) -> loss_ranges.LossRange:
+    """The numbers that a loss may be; decides which p-values hold."""
+    if getattr(self.metric, 'zero_one', False):
+      return loss_ranges.ZERO_OR_ONE
+    return loss_ranges.UNIT
 
   @abc.abstractmethod
   def losses(
@@ -40,7 +48,7 @@ class Consistency(abc.ABC):
       example_ids: [N], for messages.
 
     Returns:
-      [N, G] float64 in [0, 1].
+      [N, G] float64 in `loss_range`.
 
     Raises:
       DataError: the metric gave a number that is not in [0, 1].
@@ -62,19 +70,42 @@ class TextualConsistency(Consistency):
 class RiskConsistency(Consistency):
   """max(0, metric(full, reference) - metric(early, reference)) (CALM Eq. 11).
 
-  How much worse each example became. Improvements count 0, per example: if
-  they could outweigh losses, the mean would not be one of [0, 1] losses.
+  How much worse each example became. Improvements count 0, per example, which
+  keeps the losses in [0, 1].
   """
 
   name = 'risk'
 
   def losses(self, predictions, references, example_ids=None):
-    scores = score(self.metric, predictions, references, example_ids)
-    return np.maximum(scores[:, :1] - scores, 0.0)
+    return np.maximum(
+      _lost(self.metric, predictions, references, example_ids), 0.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RiskDifference(Consistency):
+  """metric(full, reference) - metric(early, reference), not clipped.
+
+  An example that improves makes up for one that became worse, so the guarantee
+  is about the mean metric itself: E[early] >= E[full] - tolerance. The losses
+  are in [-1, 1], for which most bounds do not hold: take `betting.Betting`,
+  which needs no more than losses of at most 1, or a bound for [0, 1] made to
+  fit by `rescaling.Rescaled`.
+  """
+
+  name = 'risk_difference'
+
+  @property
+  def loss_range(self):
+    return loss_ranges.SIGNED_UNIT
+
+  def losses(self, predictions, references, example_ids=None):
+    return _lost(self.metric, predictions, references, example_ids)
 
 
 CONSISTENCIES: dict[str, type[Consistency]] = {
-  kind.name: kind for kind in (TextualConsistency, RiskConsistency)
+  kind.name: kind
+  for kind in (TextualConsistency, RiskConsistency, RiskDifference)
 }
 
 
@@ -99,38 +130,44 @@ def score(
   """Applies the metric to [N, G] predictions and [N] references -> [N, G].
 
   Raises:
-    DataError: the metric gave a number that is not in [0, 1].
+    DataError: the metric failed, or gave what is no number in [0, 1].
   """
   scores = np.empty(predictions.shape, np.float64)
+  name = getattr(metric, '__name__', str(metric))
   for row, (texts, reference) in enumerate(
     zip(predictions.tolist(), references.tolist(), strict=True)
   ):
     # Neighbouring thresholds mostly give the same text.
-    known = {text: metric(text, reference) for text in set(texts)}
-    scores[row] = [known[text] for text in texts]
-  what = f'Scores of {getattr(metric, "__name__", metric)}'
-  check_unit_interval(scores, what, example_ids)
+    distinct = list(dict.fromkeys(texts))
+    try:
+      known = dict(
+        zip(distinct, _scores(metric, distinct, reference), strict=True)
+      )
+      scores[row] = [known[text] for text in texts]
+    except Exception as error:  # A user's metric may raise anything.
+      example = f'row {row}' if example_ids is None else example_ids[row]
+      raise errors.DataError(
+        f'The metric {name} failed on example {example}:'
+        f' {type(error).__name__}: {error}'
+      ) from error
+  loss_ranges.UNIT.check(scores, f'Scores of {name}', example_ids)
   return scores
 
 
-def check_unit_interval(
-  values: np.ndarray, what: str, example_ids: Sequence[str] | None = None
-) -> None:
-  """Raises a DataError naming the first example outside [0, 1] (or NaN).
+def _scores(
+  metric: text_metrics.Metric, texts: list[str], reference: str
+) -> Sequence[float]:
+  if hasattr(metric, 'many'):
+    return metric.many(texts, reference)
+  return [metric(text, reference) for text in texts]
 
-  Args:
-    values: [N, G].
-    what: begins the message, as 'Losses'.
-    example_ids: [N]; without it the row number is named.
-  """
-  # Written so that NaN fails it.
-  wrong = ~((values >= 0.0) & (values <= 1.0))
-  if not wrong.any():
-    return
-  row, column = np.argwhere(wrong)[0]
-  example = f'row {row}' if example_ids is None else str(example_ids[row])
-  raise errors.DataError(
-    f'{what} must be finite and in [0, 1], but {int(wrong.sum())} are not; the'
-    f' first is {values[row, column]} of example {example} at grid column'
-    f' {column}.'
-  )
+
+def _lost(
+  metric: text_metrics.Metric,
+  predictions: np.ndarray,
+  references: np.ndarray,
+  example_ids: Sequence[str] | None,
+) -> np.ndarray:
+  """[N, G]: the full output's score minus the early one's."""
+  scores = score(metric, predictions, references, example_ids)
+  return scores[:, :1] - scores

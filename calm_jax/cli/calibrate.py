@@ -8,7 +8,16 @@ DESCRIPTION = """Choose the exit threshold whose quality is guaranteed.
     --tolerance=0.1 --failure_prob=0.05
 
 With probability 1 - failure_prob, the mean loss against the full model on new
-text is at most the tolerance. Needs NumPy and SciPy only."""
+text is at most the tolerance. Needs NumPy and SciPy only.
+
+p-values: hoeffding_bentkus (CALM's), betting (usually finds lower thresholds;
+the default of risk_difference), binomial (losses of 0 or 1), and for comparison
+hoeffding, chernoff_hoeffding, bentkus, empirical_bernstein and
+rescaled_hoeffding_bentkus, rescaled_empirical_bernstein (risk_difference).
+
+Procedures: fixed_sequence (CALM's), multi_start_fixed_sequence, bonferroni,
+holm; and conformal_risk_control, whose guarantee is weaker: on average over
+calibrations only. docs/calibration.md says which when."""
 
 SETTINGS = (
   settings.Setting(
@@ -44,14 +53,33 @@ SETTINGS = (
     'CONSISTENCY',
     str,
     'textual',
-    'textual: loss against the full output; risk: against references',
+    'textual: loss against the full output; risk: against references, each'
+    ' example clipped at 0; risk_difference: the same, rewarding improvements',
   ),
   settings.Setting(
     'metric',
     'METRIC',
     str,
     None,
-    "metric that the loss is made of; without it, the dump's task's",
+    'metric that the loss is made of: a name, or package.module:function of'
+    " your own; without it, the dump's task's",
+  ),
+  settings.Setting(
+    'p_value',
+    'P_VALUE',
+    str,
+    None,
+    'bound on the mean loss; without it hoeffding_bentkus where it holds, else'
+    ' betting',
+    objects=True,
+  ),
+  settings.Setting(
+    'procedure',
+    'PROCEDURE',
+    str,
+    'fixed_sequence',
+    'how many thresholds share one failure probability',
+    objects=True,
   ),
 )
 
@@ -76,6 +104,8 @@ def run(args) -> None:
     chosen.tolerance,
     chosen.failure_prob,
     chosen.metric,
+    chosen.p_value,
+    chosen.procedure,
   )
   contracts.write_json_atomically(chosen.output, result)
   print(summary(result))
@@ -84,14 +114,23 @@ def run(args) -> None:
 
 def summary(result) -> str:
   """What a person wants to know of a `CalibrationResult`, in a few lines."""
+  from calm_jax import contracts
+
+  failure = f'{result.failure_prob:g} (epsilon in CALM, delta in LTT)'
+  if result.guarantee == contracts.IN_EXPECTATION:
+    failure = 'none: the guarantee is on average over calibrations only'
   lines = [
     f'threshold     {result.threshold:g}',
     f'tolerance     {result.tolerance:g} ({result.consistency}'
     f' consistency of {result.metric}; delta in CALM, alpha in LTT)',
-    f'failure_prob  {result.failure_prob:g} (epsilon in CALM, delta in LTT)',
+    f'failure_prob  {failure}',
+    f'p-value       {result.p_value}',
+    f'procedure     {result.procedure}',
     f'examples      {result.num_examples}',
     result.reason,
   ]
+  if result.threshold == 1.0:
+    lines.insert(0, 'NO EARLY EXIT IS CERTIFIED: the full model is kept.')
   if result.warning:
     lines.append(f'Warning: {result.warning}')
   return '\n'.join(lines)

@@ -37,6 +37,14 @@ SETTINGS = (
     'proves, by example ids, that no test example was used to calibrate',
   ),
   settings.Setting(
+    'metric',
+    'METRIC',
+    str,
+    None,
+    'package.module:function, where the calibration is of a metric of your own:'
+    ' it is imported only if you name it here too',
+  ),
+  settings.Setting(
     'batch_size',
     'TIMED_BATCH_SIZE',  # BATCH_SIZE is the training's.
     int,
@@ -85,6 +93,7 @@ def run(args) -> None:
     calibration_dump=calibration_dump,
     batch_size=chosen.batch_size,
     timed_examples=chosen.timed_examples,
+    metric=chosen.metric,
   )
   contracts.write_json_atomically(chosen.output, result)
   print(table.summary_table(calibration, result))
@@ -99,6 +108,7 @@ def evaluate_dump(
   calibration_dump,
   batch_size: int,
   timed_examples: int,
+  metric: str | None = None,
 ):
   """The `EvaluationResult` of a test dump, with its trivial baseline.
 
@@ -123,6 +133,7 @@ def evaluate_dump(
       info.baseline: [info.baseline_prediction(x) for x in data.sources]
     },
     calibration_dump=calibration_dump,
+    own_metric=metric,
   )
 
 

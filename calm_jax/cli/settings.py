@@ -26,6 +26,7 @@ class Setting:
     default: `REQUIRED` if there is none.
     help: one line.
     minimum: the least number allowed, if there is one.
+    objects: whether the macro may be an object, as @p_values.Bentkus().
   """
 
   name: str
@@ -34,6 +35,7 @@ class Setting:
   default: Any
   help: str
   minimum: int | None = None
+  objects: bool = False
 
   def check_minimum(self, value: Any) -> None:
     """Raises ConfigError where a value is less than the minimum."""
@@ -52,6 +54,10 @@ class Setting:
     """
     if value is None and self.default is None:
       return None
+    if self.objects and not isinstance(value, int | float | str):
+      from calm_jax.cli import gin_setup
+
+      return gin_setup.macro(self.macro)
     if self.kind is float and type(value) is int:
       return float(value)
     if type(value) is not self.kind:

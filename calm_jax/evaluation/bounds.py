@@ -2,8 +2,8 @@
 
 A tolerance that the test does not reject at level 1 - confidence could be the
 true mean; the largest such tolerance bounds it from above. Finite-sample: no
-normal approximation, any losses in [0, 1] (duality of tests and confidence
-sets; Bates et al. 2021, section 3.1).
+normal approximation, any losses that the test accepts (duality of tests and
+confidence sets; Bates et al. 2021, section 3.1).
 """
 
 import numpy as np
@@ -23,13 +23,13 @@ def mean_loss_upper_bound(
   expected loss is at most the bound.
 
   Args:
-    losses: [N] in [0, 1], of independent examples.
+    losses: [N] that `p_value` accepts, of independent examples.
     confidence: in (0, 1).
-    p_value: decreasing in the tolerance, as all in `p_values` are.
+    p_value: decreasing in the tolerance, as all in `calibration` are.
 
   Raises:
     ConfigError: the confidence is not in (0, 1).
-    DataError: no losses, or one is NaN or outside [0, 1].
+    DataError: no losses, or one is NaN or not accepted.
   """
   if not 0.0 < confidence < 1.0:
     raise errors.ConfigError(

@@ -5,7 +5,7 @@ configuration, and its guarantee is tested on unseen examples only.
 """
 
 from calm_jax import contracts, errors
-from calm_jax.calibration import learn_then_test
+from calm_jax.calibration import from_dump
 from calm_jax.evaluation import timing
 
 # What the calibrated threshold depends on, as `calibration.provenance` has it.
@@ -62,7 +62,7 @@ def check_unseen(
   Raises:
     DataError: a shared example, or the calibration is of another dump.
   """
-  got = learn_then_test.provenance(calibration_manifest)
+  got = from_dump.provenance(calibration_manifest)
   got['num_examples'] = calibration_data.num_examples
   required = {**calibration.dump, 'num_examples': calibration.num_examples}
   for name in sorted(got | required):

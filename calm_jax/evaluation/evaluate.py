@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from calm_jax import contracts, errors, text_metrics
-from calm_jax.calibration import risks
+from calm_jax.calibration import choices, risks
 from calm_jax.dump import reader
 from calm_jax.evaluation import bounds, checks, samples, timing
 
@@ -28,6 +28,7 @@ def evaluate(
   baselines: Mapping[str, Sequence[str]] | None = None,
   calibration_dump: _DumpOrDirectory | None = None,
   num_samples: int = 8,
+  own_metric: str | None = None,
 ) -> contracts.EvaluationResult:
   """Compares the calibrated with the full model.
 
@@ -42,11 +43,14 @@ def evaluate(
     calibration_dump: what was calibrated on, to prove by example ids that the
       test examples are others. Without it, the splits must have other names.
     num_samples: at most so many outputs are shown.
+    own_metric: `package.module:function` that was calibrated with, if one was.
+      A file's word is not enough to import it.
 
   Raises:
     DataError: the dump, the calibration and the timings do not belong
       together, or an example was used for the calibration.
-    ConfigError: the metric or consistency is unknown.
+    ConfigError: the metric or consistency is unknown, or the calibration is of
+      another metric than `own_metric`.
   """
   manifest, data = _opened(dump)
   checks.check_same_system(manifest, calibration)
@@ -57,10 +61,13 @@ def evaluate(
   checks.check_timings(timings, calibration)
   column = checks.column_of(manifest, calibration.threshold)
   # Cached, because losses, quality and baselines score the same pairs.
-  compare = functools.cache(text_metrics.get_metric(calibration.metric))
+  compare = functools.cache(_metric(calibration.metric, own_metric))
   ids = data.example_ids
-  losses = risks.get_consistency(calibration.consistency)(compare).losses(
-    data.predictions, data.references, ids
+  objective = risks.get_consistency(calibration.consistency)(compare)
+  losses = objective.losses(data.predictions, data.references, ids)
+  bound = functools.partial(
+    bounds.mean_loss_upper_bound,
+    p_value=choices.default_p_value(objective.loss_range),
   )
   scores = risks.score(compare, data.predictions, data.references, ids)
   curve = _curve(manifest, data, losses, scores)
@@ -73,8 +80,13 @@ def evaluate(
     consistency=calibration.consistency,
     num_examples=data.num_examples,
     baselines=_baselines(compare, data, baselines or {}),
-    full=_system(curve[0], losses[:, 0], timings.full),
-    calibrated=_system(curve[column], losses[:, column], timings.calibrated),
+    full=_system(curve[0], 0.0, timings.full),
+    calibrated=_system(
+      curve[column],
+      # The full model's loss against itself is 0, not by sampling.
+      bound(losses[:, column]) if column else 0.0,
+      timings.calibrated,
+    ),
     speedup=timings.speedup,
     batch_size=timings.batch_size,
     machine=timings.machine,
@@ -108,6 +120,17 @@ def _opened(
   return dump if isinstance(dump, tuple) else reader.read_dump(dump)
 
 
+def _metric(name: str, own_metric: str | None) -> text_metrics.Metric:
+  if own_metric is None:
+    return text_metrics.get_metric(name)
+  if own_metric != name:
+    raise errors.ConfigError(
+      f'The threshold was calibrated with the metric {name!r}, so it cannot be'
+      f' evaluated with {own_metric!r}; calibrate with that metric first.'
+    )
+  return text_metrics.get_or_import_metric(own_metric)
+
+
 def _curve(
   manifest: contracts.Manifest,
   data: contracts.Dump,
@@ -126,14 +149,12 @@ def _curve(
 
 
 def _system(
-  point: contracts.CurvePoint, losses: np.ndarray, measured: timing.Timing
+  point: contracts.CurvePoint, loss_upper_95: float, measured: timing.Timing
 ) -> contracts.SystemRow:
-  # The full model's loss against itself is 0 by definition, not by sampling.
-  is_full = point.threshold == 1.0
   return contracts.SystemRow(
     threshold=point.threshold,
     mean_loss=point.mean_loss,
-    loss_upper_95=0.0 if is_full else bounds.mean_loss_upper_bound(losses),
+    loss_upper_95=loss_upper_95,
     mean_metric=point.mean_metric,
     mean_layers=point.mean_layers,
     ms_per_token=measured.ms_per_token,

@@ -8,7 +8,13 @@ import pytest
 from scipy import stats
 
 from calm_jax import contracts, errors, text_metrics
-from calm_jax.calibration import learn_then_test, p_values, power, risks
+from calm_jax.calibration import (
+  from_dump,
+  learn_then_test,
+  p_values,
+  power,
+  risks,
+)
 from calm_jax.dump import writer
 
 THRESHOLDS = [1.0, 0.9, 0.8, 0.7]
@@ -108,7 +114,7 @@ def test_a_guarantee_outside_0_1(name, value):
   assert info.value.args[0].startswith(name)
   # Before any file is opened.
   with pytest.raises(errors.ConfigError, match=name):
-    learn_then_test.calibrate_dump('/nowhere', 'textual', **arguments)
+    from_dump.calibrate_dump('/nowhere', 'textual', **arguments)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +266,10 @@ def make_dump(num_examples=60, **fields):
 def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
   manifest, dump = make_dump()
   writer.write_dump(tmp_path / 'dump', manifest, [dump])
-  result = learn_then_test.calibrate_dump(
+  result = from_dump.calibrate_dump(
     tmp_path / 'dump', 'textual', 0.2, 0.05
   )
-  assert result == learn_then_test.calibrate_dump(
+  assert result == from_dump.calibrate_dump(
     (manifest, dump), 'textual', 0.2, 0.05, metric='chrf'
   )
   assert result.threshold == 0.5
@@ -291,12 +297,12 @@ def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
 def test_settings_that_do_not_exist():
   data = make_dump()
   with pytest.raises(errors.ConfigError, match="Did you mean 'textual'"):
-    learn_then_test.calibrate_dump(data, 'textal', 0.1, 0.05)
+    from_dump.calibrate_dump(data, 'textal', 0.1, 0.05)
   with pytest.raises(errors.ConfigError, match="Did you mean 'chrf'"):
-    learn_then_test.calibrate_dump(data, 'risk', 0.1, 0.05, metric='chrF')
+    from_dump.calibrate_dump(data, 'risk', 0.1, 0.05, metric='chrF')
 
 
 def test_only_texts_generated_at_each_threshold_carry_the_guarantee():
   data = make_dump(decode_mode='simulated')
   with pytest.raises(errors.DataError, match="decode_mode.*'simulated'"):
-    learn_then_test.calibrate_dump(data, 'risk', 0.1, 0.05)
+    from_dump.calibrate_dump(data, 'risk', 0.1, 0.05)

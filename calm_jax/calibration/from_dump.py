@@ -1,0 +1,165 @@
+"""Calibrates a dump: texts in, a `CalibrationResult` with provenance out.
+
+dump -> risks -> learn_then_test -> CalibrationResult
+"""
+
+import functools
+import os
+
+import numpy as np
+
+from calm_jax import contracts, errors, text_metrics
+from calm_jax.calibration import (
+  choices,
+  conformal_risk_control,
+  guarantee,
+  learn_then_test,
+  multiple_testing,
+  outcomes,
+  p_values,
+  risks,
+)
+from calm_jax.dump import reader
+
+_DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
+
+
+def calibrate_dump(
+  dump: _DumpOrDirectory,
+  consistency: str,
+  tolerance: float,
+  failure_prob: float,
+  metric: str | None = None,
+  p_value: p_values.PValue | str | None = None,
+  procedure: choices.Procedure | str = multiple_testing.DEFAULT,
+) -> contracts.CalibrationResult:
+  """Calibrates from a dump of the calibration split.
+
+  Args:
+    dump: its directory, or what `reader.read_dump` gave.
+    consistency: a name in `risks.CONSISTENCIES`.
+    tolerance, failure_prob: as for `calibrate`.
+    metric: a name in `text_metrics.METRICS`, or `package.module:function` of
+      your own; by default the manifest's.
+    p_value: or its name in `choices.P_VALUES`; by default Hoeffding-Bentkus,
+      and betting where that does not hold.
+    procedure: or its name in `choices.PROCEDURES`.
+
+  Raises:
+    ConfigError: a setting is unknown or out of range, or the p-value does not
+      hold for the losses.
+    DataError: the dump is damaged, its texts were not generated at each
+      threshold, or they stop where the procedure may not.
+  """
+  # Settings first: they are known wrong before any file is read.
+  guarantee.check_guarantee(tolerance, failure_prob)
+  kind = risks.get_consistency(consistency)
+  procedure = choices.get_procedure(procedure)
+  p_value = None if p_value is None else choices.get_p_value(p_value)
+  chosen = None if metric is None else text_metrics.get_or_import_metric(metric)
+  if chosen is not None:
+    p_value = _settle_p_value(p_value, kind(chosen))
+  manifest, data = _opened(dump, procedure)
+  compare = chosen or text_metrics.get_metric(manifest.metric)
+  # Cached, because the risk's losses and the curve need the same scores.
+  objective = kind(functools.cache(compare))
+  p_value = _settle_p_value(p_value, objective)
+  ids = data.example_ids
+  outcome = learn_then_test.calibrate(
+    objective.losses(data.predictions, data.references, ids),
+    manifest.thresholds,
+    tolerance,
+    failure_prob,
+    p_value,
+    procedure,
+    ids,
+    objective.loss_range,
+  )
+  scores = risks.score(objective.metric, data.predictions, data.references, ids)
+  return contracts.CalibrationResult(
+    threshold=outcome.threshold,
+    tolerance=tolerance,
+    failure_prob=failure_prob,
+    consistency=objective.name,
+    metric=metric or manifest.metric,
+    p_value=repr(p_value),
+    procedure=repr(procedure),
+    guarantee=_guarantee_of(procedure),
+    num_examples=outcome.num_examples,
+    reason=outcome.reason,
+    warning=outcome.warning,
+    grid=_grid_points(manifest, data, outcome, scores),
+    dump=provenance(manifest),
+  )
+
+
+def provenance(manifest: contracts.Manifest) -> dict[str, str]:
+  """What the calibrated threshold belongs to."""
+  names = (
+    'task',
+    'split',
+    'measure',
+    'threshold_schedule',
+    'decode_mode',
+    'model_digest',
+    'config_digest',
+    'data_digest',
+  )
+  return {name: getattr(manifest, name) for name in names}
+
+
+def _settle_p_value(
+  p_value: p_values.PValue | None, objective: risks.Consistency
+) -> p_values.PValue:
+  """The p-value that holds for the objective's losses, given or by default."""
+  p_value = p_value or choices.default_p_value(objective.loss_range)
+  choices.check_holds(p_value, objective.loss_range)
+  return p_value
+
+
+def _guarantee_of(procedure: choices.Procedure) -> str:
+  if isinstance(procedure, conformal_risk_control.ConformalRiskControl):
+    return contracts.IN_EXPECTATION
+  return contracts.HIGH_PROBABILITY
+
+
+def _opened(
+  dump: _DumpOrDirectory, procedure: choices.Procedure
+) -> tuple[contracts.Manifest, contracts.Dump]:
+  manifest, data = dump if isinstance(dump, tuple) else reader.read_dump(dump)
+  if manifest.decode_mode != contracts.GENERATED:
+    raise errors.DataError(
+      f'The guarantee needs texts with decode_mode {contracts.GENERATED!r}, but'
+      f' this dump has {manifest.decode_mode!r}; run `calm dump` for them.'
+    )
+  # A grid that the data cut short has no number of hypotheses to divide by.
+  if manifest.stopped and not isinstance(
+    procedure,
+    multiple_testing.FixedSequence
+    | conformal_risk_control.ConformalRiskControl,
+  ):
+    raise errors.DataError(
+      f'{procedure!r} needs a grid that was fixed beforehand, but this dump'
+      f' stopped at {manifest.thresholds[-1]:g} ({manifest.stopped}); use'
+      ' fixed_sequence, or run `calm dump` without --stop_tolerance.'
+    )
+  return manifest, data
+
+
+def _grid_points(
+  manifest: contracts.Manifest,
+  data: contracts.Dump,
+  outcome: outcomes.Outcome,
+  scores: np.ndarray,
+) -> tuple[contracts.GridPoint, ...]:
+  columns = (
+    manifest.thresholds,
+    outcome.mean_losses.tolist(),
+    outcome.p_values.tolist(),
+    outcome.certified.tolist(),
+    data.mean_layers().tolist(),
+    scores.mean(axis=0).tolist(),
+  )
+  return tuple(
+    contracts.GridPoint(*point) for point in zip(*columns, strict=True)
+  )
