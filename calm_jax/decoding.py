@@ -5,21 +5,59 @@ ones, and knows no network, no layers and no exits; what a step reports beside
 its token is only collected.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from calm_jax import errors
 from calm_jax.early_exit.layer_loop import TokenResult
 
 # (previous token [batch], position, undecided [batch], cache) -> result, cache
 TokensToStep = Callable[
   [jax.Array, jax.Array, jax.Array, Any], tuple[TokenResult, Any]
 ]
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ProportionalLength:
+  """Longest output as a function of the input: ratio * its tokens + extra.
+
+  For tasks whose output is about as long as the input. A row that fell into a
+  loop then ends soon, instead of at the longest output of all.
+
+  Attributes:
+    ratio: output tokens per input token (EOS counts on both sides).
+    extra: output tokens beyond that.
+
+  Raises:
+    ConfigError: no input could have any output.
+  """
+
+  ratio: float = 1.0
+  extra: int = 0
+
+  def __post_init__(self):
+    if not (0 <= self.ratio < float('inf') and self.ratio + self.extra > 0):
+      raise errors.ConfigError(
+        'ProportionalLength needs a ratio of at least 0 and a positive sum of'
+        f' ratio and extra, got {self.ratio} and {self.extra}.'
+      )
+
+  def __call__(
+    self, encoder_input_tokens: Int[Array, 'batch source']
+  ) -> Int[Array, ' batch']:
+    """[batch, source] tokens, 0 is padding -> longest output of each row."""
+    num_tokens = jnp.sum(encoder_input_tokens > 0, axis=-1)
+    longest = jnp.ceil(self.ratio * num_tokens + self.extra)
+    return jnp.maximum(longest.astype(jnp.int32), 1)
 
 
 @struct.dataclass
@@ -32,6 +70,8 @@ class DecodeResult:
     confidences: [batch, target], the measure where the token left.
     log_probs: [batch], natural log-probability of each row's tokens, each under
       the layer that produced it.
+    num_undefined: [batch] int32, confidences of a row that were NaN; these kept
+      a token from leaving, and say that the measure is damaged.
     trace_confidences: [batch, target, layers], or [batch, target, 0] without a
       trace; `layer_loop.NOT_RUN` for layers that a token did not use.
     trace_tokens: [batch, target, layers] int32, likewise.
@@ -41,6 +81,7 @@ class DecodeResult:
   num_layers_used: Int[Array, 'batch target']
   confidences: Float[Array, 'batch target']
   log_probs: Float[Array, ' batch']
+  num_undefined: Int[Array, ' batch']
   trace_confidences: Float[Array, 'batch target traced']
   trace_tokens: Int[Array, 'batch target traced']
 
@@ -73,6 +114,7 @@ def greedy_decode(
   eos_id: int,
   num_traced: int = 0,
   is_padding: Bool[Array, ' batch'] | None = None,
+  row_lengths: Int[Array, ' batch'] | None = None,
 ) -> DecodeResult:
   """Generates the most probable token at every step until EOS.
 
@@ -85,6 +127,8 @@ def greedy_decode(
     num_traced: number of layers whose trace the steps report.
     is_padding: rows of a partial batch that hold no example; they generate
       nothing and cost no layers.
+    row_lengths: longest output of each row, where it is less than
+      `max_decode_length`.
 
   Returns:
     The generated rows.
@@ -101,13 +145,17 @@ def greedy_decode(
     return DecodingState(
       position=state.position + 1,
       previous=token,
-      finished=state.finished | (token == eos_id),
+      finished=state.finished
+      | (token == eos_id)
+      | (state.position + 1 >= row_lengths),
       result=_append(state.result, output, token, state),
       cache=cache,
     )
 
   if is_padding is None:
     is_padding = jnp.zeros((batch_size,), bool)
+  if row_lengths is None:
+    row_lengths = jnp.full((batch_size,), max_decode_length)
   state = DecodingState(
     position=jnp.zeros((), jnp.int32),
     previous=jnp.zeros((batch_size,), jnp.int32),
@@ -125,6 +173,7 @@ def _no_tokens(batch_size, length, num_traced) -> DecodeResult:
     num_layers_used=jnp.zeros(shape, jnp.int32),
     confidences=jnp.zeros(shape, jnp.float32),
     log_probs=jnp.zeros((batch_size,), jnp.float32),
+    num_undefined=jnp.zeros((batch_size,), jnp.int32),
     trace_confidences=jnp.zeros((*shape, num_traced), jnp.float32),
     trace_tokens=jnp.zeros((*shape, num_traced), jnp.int32),
   )
@@ -146,6 +195,8 @@ def _append(result, output, token, state) -> DecodeResult:
     num_layers_used=column(result.num_layers_used, output.num_layers_used),
     confidences=column(result.confidences, output.confidence),
     log_probs=result.log_probs + log_prob,
+    num_undefined=result.num_undefined
+    + jnp.where(state.finished, 0, output.num_undefined),
     trace_confidences=column(
       result.trace_confidences, output.trace_confidences
     ),

@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax import cross_entropy, decoding
-from calm_jax.early_exit import confidence, layer_loop, schedule
+from calm_jax.early_exit import (
+  confidence,
+  layer_loop,
+  oracle,
+  propagation,
+  schedule,
+)
 from calm_jax.t5 import network
 
 EOS_ID = 1
@@ -32,6 +38,13 @@ class EncoderDecoderModel:
     module: `network.Transformer`.
     measure: how sure a layer is.
     threshold_schedule: the threshold of a token from its position.
+    exit_layers: where tokens may leave.
+    propagation: what the layers that a token skips see of it.
+    output_length: bounds each row's output by its input; None for no bound but
+      `max_decode_length`.
+
+  Raises:
+    ConfigError: the measure or the exits do not fit the network.
   """
 
   def __init__(
@@ -42,12 +55,20 @@ class EncoderDecoderModel:
     threshold_schedule: schedule.ThresholdSchedule = (
       schedule.ConstantThreshold()  # noqa: B008
     ),
+    exit_layers: schedule.ExitLayers = schedule.ExitLayers(),  # noqa: B008
+    propagation: propagation.Propagation = propagation.ExitState(),  # noqa: B008
+    output_length: decoding.ProportionalLength | None = None,
     z_loss: float = 1e-4,
     label_smoothing: float = 0.0,
   ):
     self.module = module
     self.measure = measure
     self.threshold_schedule = threshold_schedule
+    self.exit_layers = exit_layers
+    self.propagation = propagation
+    self.output_length = output_length
+    exit_layers.layers(self.config.num_decoder_layers)
+    measure.check(self.config)
     self._z_loss = z_loss
     self._label_smoothing = label_smoothing
 
@@ -196,9 +217,7 @@ class EncoderDecoderModel:
     encoded = jnp.repeat(encoded, per_source, axis=0)
     thresholds = thresholds.reshape(-1)
     batch_size = tokens.shape[0]
-    decoder = layer_loop.EarlyExitDecoder(
-      params, self.config, self.measure, trace
-    )
+    decoder = self._decoder(params, trace)
     constants = decoder.constants(encoded, tokens, max_decode_length)
 
     def tokens_to_step(previous, position, undecided, cache):
@@ -215,7 +234,21 @@ class EncoderDecoderModel:
       eos_id=EOS_ID,
       num_traced=self.config.num_decoder_layers if trace else 0,
       is_padding=jnp.all(tokens == 0, axis=-1),
+      row_lengths=self.output_length and self.output_length(tokens),
     )
+
+  def _decoder(self, params, trace):
+    decoder = layer_loop.EarlyExitDecoder(
+      params,
+      self.config,
+      self.measure,
+      exit_layers=self.exit_layers,
+      propagation=self.propagation,
+      trace=trace,
+    )
+    if isinstance(self.measure, oracle.Oracle):
+      return oracle.OracleDecoder(decoder)
+    return decoder
 
   def _logits(self, params, batch, dropout_rng):
     return self.module.apply(

@@ -2,8 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from calm_jax import decoding
+from calm_jax import decoding, errors
 from calm_jax.early_exit.layer_loop import TokenResult
 
 EOS = 1
@@ -21,6 +22,7 @@ def _recite(previous, position, undecided, cache):
     log_prob=-token.astype(jnp.float32),
     confidence=token / 10,
     num_layers_used=jnp.where(undecided, 2, 0),
+    num_undefined=undecided.astype(jnp.int32),
     trace_confidences=traced / 10.0,
     trace_tokens=traced,
   )
@@ -104,3 +106,19 @@ def test_padding_rows_generate_nothing():
   assert (np.asarray(result.tokens[1]) == 0).all()
   assert (np.asarray(result.num_layers_used[1]) == 0).all()
   assert float(result.log_probs[1]) == 0.0
+
+
+def test_rows_end_at_their_own_length():
+  result = _decode(row_lengths=jnp.array([2, 4, 3]))
+  np.testing.assert_array_equal(
+    result.tokens, [[5, 6, 0, 0, 0], [7, 1, 0, 0, 0], [2, 3, 4, 0, 0]]
+  )
+  np.testing.assert_array_equal(result.num_undefined, [2, 2, 3])
+
+
+def test_proportional_length_by_hand():
+  tokens = jnp.array([[4, 5, 1, 0], [4, 5, 6, 1], [0, 0, 0, 0]])
+  longest = decoding.ProportionalLength(ratio=1.5, extra=1)(tokens)
+  assert longest.tolist() == [6, 7, 1]
+  with pytest.raises(errors.ConfigError, match='positive sum'):
+    decoding.ProportionalLength(ratio=0.5, extra=-1)

@@ -10,7 +10,14 @@ from testing import tiny_t5
 
 from calm_jax import models
 from calm_jax.cli import gin_setup
-from calm_jax.early_exit import confidence, schedule
+from calm_jax.early_exit import (
+  confidence,
+  oracle,
+  propagation,
+  schedule,
+  top_k,
+)
+from calm_jax.t5 import network
 
 
 @pytest.fixture(scope='module')
@@ -116,18 +123,34 @@ def test_initial_variables_carry_t5x_axis_names(model_and_params):
   'name, measure',
   [
     ('softmax', confidence.SoftmaxTopTwoGap()),
+    ('softmax_maximum', confidence.SoftmaxMaximum()),
+    ('entropy', confidence.SoftmaxEntropy()),
     ('state', confidence.HiddenStateSaturation()),
+    ('patience', confidence.Patience()),
+    ('static', confidence.StaticExit()),
+    ('oracle', oracle.Oracle()),
+    ('top_k', top_k.TopKPropagation(k=64)),
   ],
 )
 def test_gin_files_choose_measure_and_schedule(name, measure):
-  files = [f'gin/early_exit/{x}.gin' for x in (name, 'decaying')]
-  try:
-    gin_setup.parse(files, ['THRESHOLD_TEMPERATURE = 2.0'])
-    model = models.EncoderDecoderModel(None)
-  finally:
-    gin.clear_config()
+  model = _model_of([name, 'decaying'], ['THRESHOLD_TEMPERATURE = 2.0'])
   assert model.measure == measure
   assert model.threshold_schedule == schedule.DecayingThreshold(2.0)
-  assert models.EncoderDecoderModel(None).threshold_schedule == (
-    schedule.ConstantThreshold()
-  )
+  assert _model_of([]).threshold_schedule == schedule.ConstantThreshold()
+
+
+def test_gin_files_choose_exits_and_propagation():
+  model = _model_of(['softmax', 'exits', 't5x_release'], ['MIN_EXIT = 3'])
+  assert model.exit_layers == schedule.ExitLayers(min_exit=3)
+  assert model.propagation == propagation.FirstExitState()
+  model = _model_of(['top_k'], ['TOP_K = [32, 8]'])
+  assert model.measure == top_k.TopKPropagation(k=(32, 8))
+
+
+def _model_of(names, bindings=()):
+  config = network.T5Config(vocab_size=64)
+  try:
+    gin_setup.parse([f'gin/early_exit/{x}.gin' for x in names], list(bindings))
+    return models.EncoderDecoderModel(network.Transformer(config))
+  finally:
+    gin.clear_config()

@@ -18,7 +18,9 @@ Layer 2 runs first at token 2: it catches up with positions 0 and 1 from
 `filled` goes (1, 0, 0), (2, 0, 0), (3, 3, 3).
 """
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +30,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit import confidence as confidence_lib
+from calm_jax.early_exit import prediction as prediction_lib
+from calm_jax.early_exit import propagation as propagation_lib
+from calm_jax.early_exit import sampling, schedule
 from calm_jax.t5 import masks, network
 
 # Positions that a layer catches up with at a time.
@@ -64,12 +69,14 @@ class DecoderCache:
     values: per layer [batch, heads, target, head_dim].
     filled: per layer, the number of leading positions written so far.
     exit_states: [batch, target, embed], the state in which each token left.
+    measure_state: the measure's own.
   """
 
   keys: tuple[Float[Array, 'batch heads kv target'], ...]
   values: tuple[Float[Array, 'batch heads target kv'], ...]
   filled: tuple[Int[Array, ''], ...]
   exit_states: Float[Array, 'batch target embed']
+  measure_state: Any = ()
 
 
 @struct.dataclass
@@ -81,8 +88,11 @@ class TokenResult:
     log_prob: [batch], its log-probability at the layer where the row left.
     confidence: [batch], the measure at that layer.
     num_layers_used: [batch] int32, 1..L; 0 for rows that were done before.
+    num_undefined: [batch] int32, confidences that were NaN and so kept the row
+      from leaving.
     trace_confidences: [batch, layers], or [batch, 0] without a trace; NOT_RUN
-      where the row had left before, and below the measure's first layer.
+      where the row had left before, and where there is no exit or the measure
+      is not defined.
     trace_tokens: [batch, layers] int32, each layer's best token; NOT_RUN where
       the row had left before.
   """
@@ -91,18 +101,33 @@ class TokenResult:
   log_prob: Float[Array, ' batch']
   confidence: Float[Array, ' batch']
   num_layers_used: Int[Array, ' batch']
+  num_undefined: Int[Array, ' batch']
   trace_confidences: Float[Array, 'batch traced']
   trace_tokens: Int[Array, 'batch traced']
 
 
 @struct.dataclass
 class _LayerState:
-  """Carried from layer to layer within one token."""
+  """Carried from layer to layer within one token.
+
+  `propagated` is what the layers that a row skips see of it.
+  """
 
   hidden: Float[Array, 'batch embed']
+  propagated: Float[Array, 'batch embed']
   undecided: Bool[Array, ' batch']
   result: TokenResult
   cache: DecoderCache
+
+
+@dataclasses.dataclass(frozen=True)
+class _TokenCall:
+  """What is the same for all layers of one token."""
+
+  position: jax.Array
+  thresholds: jax.Array
+  constants: DecoderConstants
+  predict: Callable[..., prediction_lib.Prediction]
 
 
 @struct.dataclass
@@ -113,12 +138,25 @@ class EarlyExitDecoder:
     params: the parameter tree of `network.Transformer`.
     config: its sizes.
     measure: says how confident a layer is.
+    exit_layers: where tokens may leave.
+    propagation: what skipped layers see of a token.
+    sampler: draws tokens from the distribution of the layer where they leave;
+      the best one if None.
     trace: whether to record every layer's confidence and best token.
   """
 
   params: Mapping[str, Any]
   config: network.T5Config = struct.field(pytree_node=False)
   measure: confidence_lib.ConfidenceMeasure = struct.field(pytree_node=False)
+  exit_layers: schedule.ExitLayers = struct.field(
+    pytree_node=False, default=schedule.ExitLayers()
+  )
+  propagation: propagation_lib.Propagation = struct.field(
+    pytree_node=False, default=propagation_lib.ExitState()
+  )
+  sampler: sampling.Sampler | None = struct.field(
+    pytree_node=False, default=None
+  )
   trace: bool = struct.field(pytree_node=False, default=False)
 
   def constants(
@@ -168,6 +206,9 @@ class EarlyExitDecoder:
       ),
       filled=tuple(jnp.zeros((), jnp.int32) for _ in range(num_layers)),
       exit_states=zeros(batch_size, max_decode_length, config.emb_dim),
+      measure_state=self.measure.start_sequence(
+        config, batch_size, max_decode_length
+      ),
     )
 
   def __call__(
@@ -178,6 +219,7 @@ class EarlyExitDecoder:
     thresholds: Float[Array, ' batch'],
     constants: DecoderConstants,
     cache: DecoderCache,
+    sample_keys: jax.Array | None = None,
   ) -> tuple[TokenResult, DecoderCache]:
     """Runs one token of each row up to the layer where the row is confident.
 
@@ -190,47 +232,71 @@ class EarlyExitDecoder:
         confidences never reach a threshold.
       constants: from `constants`.
       cache: from the previous position, or `empty_cache`.
+      sample_keys: [batch] random keys of this position, for the sampler.
 
     Returns:
       The result of each row, and the cache with this position added.
     """
+    embedded = self._transformer(token, method='embed')
     state = _LayerState(
-      hidden=self._transformer(token, method='embed'),
+      hidden=embedded,
+      propagated=embedded,
       undecided=undecided,
       result=self._no_result(token.shape[0]),
       cache=cache,
     )
-    state = self._run_from(1, state, position, thresholds, constants)
+    call = _TokenCall(
+      position, thresholds, constants, self._predictor(sample_keys)
+    )
+    measured = self.measure.start_token(self.config, token.shape[0])
+    state = self._run_from(1, state, measured, call)
     result = state.result
     if not self.measure.predicts:
-      prediction = confidence_lib.predict(self._logits(state.hidden))
+      prediction = call.predict(self._logits(state.hidden))
       result = result.replace(
         token=prediction.token, log_prob=prediction.log_prob
       )
     exit_states = lax.dynamic_update_slice(
-      state.cache.exit_states, state.hidden[:, None], (0, position, 0)
+      state.cache.exit_states, state.propagated[:, None], (0, position, 0)
     )
     return result, state.cache.replace(exit_states=exit_states)
 
-  def _run_from(self, layer, state, position, thresholds, constants):
-    """Runs `layer` and, while a row is undecided, the layers above it."""
-    state, below = self._run_layer(layer, state, position, constants)
-    state = self._decide(layer, state, below, thresholds)
+  def _predictor(self, sample_keys):
+    """Prediction of logits, drawn by the sampler if there is one."""
+    if self.sampler is None:
+      return prediction_lib.predict
+
+    def choose(logits):
+      return self.sampler(sample_keys, logits)
+
+    return functools.partial(prediction_lib.predict, choose=choose)
+
+  def _run_from(self, layer, state, measured, call):
+    """Runs `layer` and, while a row is undecided, the layers above it.
+
+    `measured` is the measure's state of this token. No layer below needs it
+    back, so its shape may change from layer to layer.
+    """
+    state, below = self._run_layer(layer, state, call)
+    state, measured = self._decide(layer, state, below, measured, call)
     if layer == self.config.num_decoder_layers:
       return state
     return lax.cond(
       jnp.any(state.undecided),
-      lambda s: self._run_from(layer + 1, s, position, thresholds, constants),
+      lambda s: self._run_from(layer + 1, s, measured, call),
       lambda s: s,
       state,
     )
 
-  def _run_layer(self, layer, state, position, constants):
+  def _run_layer(self, layer, state, call):
     """The layer itself: catches up its cache, adds this token, attends."""
     i = layer - 1
+    position, constants = call.position, call.constants
     cache = self._catch_up(i, state.cache, position)
-    # Rows that have left hold their exit state: what skipped layers must see.
-    key, value = self._layer(i, state.hidden[:, None], method='project_self')
+    entering = jnp.where(
+      state.undecided[:, None], state.hidden, state.propagated
+    )
+    key, value = self._layer(i, entering[:, None], method='project_self')
     keys = write_rows(cache.keys[i], key, position, axis=3)
     values = write_rows(cache.values[i], value, position, axis=2)
     hidden = self._layer(
@@ -251,7 +317,11 @@ class EarlyExitDecoder:
     )
     below = state.hidden
     hidden = jnp.where(state.undecided[:, None], hidden, below)
-    return state.replace(hidden=hidden, cache=cache), below
+    propagated = self.propagation(
+      hidden, state.propagated, layer <= self._exits[0]
+    )
+    state = state.replace(hidden=hidden, propagated=propagated, cache=cache)
+    return state, below
 
   def _catch_up(self, i, cache, position):
     """Fills a layer's cache up to `position` from the exit states."""
@@ -280,49 +350,93 @@ class EarlyExitDecoder:
       filled=_replace_at(cache.filled, i, filled),
     )
 
-  def _decide(self, layer, state, below, thresholds):
+  def _decide(self, layer, state, below, measured, call):
     """Lets confident rows leave, and all of them after the last layer."""
     is_last = layer == self.config.num_decoder_layers
-    is_defined = is_last or layer >= self.measure.first_layer
-    may_leave = state.undecided & (is_last | (thresholds < 1.0)) & is_defined
-    measured = state.undecided if self.trace else may_leave
-    confidence, prediction = self._measure_if(
-      jnp.any(measured), layer, state.hidden, below
-    )
-    leaves = may_leave & (is_last | (confidence >= thresholds))
+    is_exit = layer in self._exits and layer >= self.measure.first_layer
+    if not (is_exit or is_last or self.trace):
+      return state, measured
+    may_leave = state.undecided & (is_last | (call.thresholds < 1.0))
+    if not (is_exit or is_last):
+      may_leave = jnp.zeros_like(may_leave)
+    wanted = state.undecided if self.trace else may_leave
+    if is_exit or is_last:
+      view = self._view(layer, state, below, measured, call)
+      answer = self._measure_if(jnp.any(wanted), view)
+    else:
+      answer = self._prediction_only(state, measured, call)
+    leaves = may_leave & (is_last | (answer.confidence >= call.thresholds))
+    undefined = wanted & jnp.isnan(answer.confidence)
     result = state.result.replace(
-      confidence=jnp.where(leaves, confidence, state.result.confidence),
+      confidence=jnp.where(leaves, answer.confidence, state.result.confidence),
       num_layers_used=jnp.where(leaves, layer, state.result.num_layers_used),
-      token=jnp.where(leaves, prediction.token, state.result.token),
-      log_prob=jnp.where(leaves, prediction.log_prob, state.result.log_prob),
+      num_undefined=state.result.num_undefined + undefined,
+      token=jnp.where(leaves, answer.prediction.token, state.result.token),
+      log_prob=jnp.where(
+        leaves, answer.prediction.log_prob, state.result.log_prob
+      ),
     )
     if self.trace:
-      value = confidence if is_defined else jnp.full_like(confidence, NOT_RUN)
-      result = _record(result, layer, state.undecided, value, prediction)
-    return state.replace(result=result, undecided=state.undecided & ~leaves)
+      result = _record(result, layer, state.undecided, answer)
+    state = state.replace(
+      result=result,
+      undecided=state.undecided & ~leaves,
+      cache=state.cache.replace(measure_state=answer.sequence_state),
+    )
+    return state, answer.token_state
 
-  def _measure_if(self, condition, layer, hidden, below):
-    """Confidence and prediction; zeros where nobody asks for them.
+  def _view(self, layer, state, below, measured, call):
+    return confidence_lib.LayerView(
+      layer=layer,
+      num_layers=self.config.num_decoder_layers,
+      exit_number=self._exits.index(layer),
+      hidden=state.hidden,
+      previous_hidden=below,
+      position=call.position,
+      exit_states=state.cache.exit_states,
+      is_full_model=call.thresholds >= 1.0,
+      params=self.params,
+      network=self._transformer,
+      predict=call.predict,
+      token_state=measured,
+      sequence_state=state.cache.measure_state,
+    )
+
+  def _measure_if(self, condition, view):
+    """The measure's answer; zeros where nobody asks for it.
 
     A batch of rows with threshold 1 asks at the last layer only, so the full
     model pays nothing for the possibility of leaving.
     """
-    batch_size = hidden.shape[0]
-    nothing = (
-      jnp.zeros((batch_size,), jnp.float32),
-      confidence_lib.Prediction.zeros(batch_size),
-    )
-    is_last = layer == self.config.num_decoder_layers
-    if layer < self.measure.first_layer and not (self.trace or is_last):
-      return nothing
 
     def measure():
-      confidence, prediction = self.measure(hidden, below, self._logits)
-      if prediction is None and self.trace:
-        prediction = confidence_lib.predict(self._logits(hidden))
-      return confidence, prediction or nothing[1]
+      answer = self.measure(view)
+      if answer.prediction is None and self.trace:
+        return answer.replace(prediction=view.predict(view.logits()))
+      return answer.replace(prediction=answer.prediction or nothing)
 
-    return lax.cond(condition, measure, lambda: nothing)
+    nothing = prediction_lib.Prediction.zeros(view.hidden.shape[0])
+    blank = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure)
+    )
+    # What is known of the sequence is kept; what was known of the token is
+    # needed by nobody: if no row may leave here, none may at a later exit.
+    blank = blank.replace(sequence_state=view.sequence_state)
+    return lax.cond(condition, measure, lambda: blank)
+
+  def _prediction_only(self, state, measured, call):
+    """For the trace, at a layer without an exit."""
+    prediction = call.predict(self._logits(state.hidden))
+    return confidence_lib.Measurement(
+      jnp.full_like(prediction.gap, NOT_RUN),
+      prediction,
+      token_state=measured,
+      sequence_state=state.cache.measure_state,
+    )
+
+  @property
+  def _exits(self) -> tuple[int, ...]:
+    return self.exit_layers.layers(self.config.num_decoder_layers)
 
   def _no_result(self, batch_size: int) -> TokenResult:
     traced = self.config.num_decoder_layers if self.trace else 0
@@ -331,6 +445,7 @@ class EarlyExitDecoder:
       log_prob=jnp.zeros((batch_size,), jnp.float32),
       confidence=jnp.zeros((batch_size,), jnp.float32),
       num_layers_used=jnp.zeros((batch_size,), jnp.int32),
+      num_undefined=jnp.zeros((batch_size,), jnp.int32),
       trace_confidences=jnp.full((batch_size, traced), NOT_RUN, jnp.float32),
       trace_tokens=jnp.full((batch_size, traced), NOT_RUN, jnp.int32),
     )
@@ -370,10 +485,10 @@ def write_rows(cache, rows, start, *, axis, where=None):
   return lax.dynamic_update_slice_in_dim(cache, rows, start, axis)
 
 
-def _record(result, layer, undecided, confidence, prediction):
+def _record(result, layer, undecided, answer):
   at_layer = (slice(None), layer - 1)
-  confidences = jnp.where(undecided, confidence, NOT_RUN)
-  tokens = jnp.where(undecided, prediction.token, NOT_RUN)
+  confidences = jnp.where(undecided, answer.confidence, NOT_RUN)
+  tokens = jnp.where(undecided, answer.prediction.best, NOT_RUN)
   return result.replace(
     trace_confidences=result.trace_confidences.at[at_layer].set(confidences),
     trace_tokens=result.trace_tokens.at[at_layer].set(tokens),

@@ -252,8 +252,26 @@ class Decoder(nn.Module):
     hidden = self.dropout(self.decoder_norm(hidden), enable_dropout)
     if not self.config.logits_via_embedding:
       return self.logits_dense(hidden)
+    return self._scaled(self.token_embedder.attend(hidden))
+
+  def output_columns(self, ids: jax.Array) -> jax.Array:
+    # [batch, candidates] -> [batch, candidates, embed]
+    if self.config.logits_via_embedding:
+      return self.token_embedder.embedding[ids]
+    kernel = self.logits_dense.get_variable('params', 'kernel')
+    return jnp.moveaxis(kernel[:, ids], 0, -1)
+
+  def logits_of_columns(self, hidden, columns):
+    # [batch, embed], [batch, candidates, embed] -> [batch, candidates]
+    hidden = self.decoder_norm(hidden).astype(columns.dtype)
+    logits = jnp.einsum('be,bce->bc', hidden, columns)
+    if not self.config.logits_via_embedding:
+      return logits
+    return self._scaled(logits)
+
+  def _scaled(self, logits: jax.Array) -> jax.Array:
     # Tied embeddings are drawn with unit variance: bring the logits back to it.
-    return self.token_embedder.attend(hidden) / jnp.sqrt(self.config.emb_dim)
+    return logits / jnp.sqrt(self.config.emb_dim)
 
 
 class Transformer(nn.Module):
@@ -333,6 +351,24 @@ class Transformer(nn.Module):
       [..., vocab], float32.
     """
     return self.decoder.logits(hidden, enable_dropout=enable_dropout)
+
+  def output_columns(self, ids: jax.Array) -> jax.Array:
+    """Columns of the output embedding: [...] ids -> [..., embed]."""
+    return self.decoder.output_columns(ids)
+
+  def logits_of_columns(
+    self, hidden: jax.Array, columns: jax.Array
+  ) -> jax.Array:
+    """Logits of a few tokens per row, as `logits_from_hidden` gives them.
+
+    Args:
+      hidden: [batch, embed], above any decoder layer.
+      columns: [batch, candidates, embed], from `output_columns`.
+
+    Returns:
+      [batch, candidates], float32.
+    """
+    return self.decoder.logits_of_columns(hidden, columns)
 
   def __call__(
     self,

@@ -6,14 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from testing import tiny_t5
+from testing import plain_measures, plain_python, tiny_t5
 
 from calm_jax import models
-from calm_jax.early_exit import confidence, layer_loop, schedule
-from calm_jax.t5 import masks, network
+from calm_jax.early_exit import (
+  confidence,
+  layer_loop,
+  propagation,
+  schedule,
+  top_k,
+)
 
-LENGTH = 12
-MEASURES = (confidence.SoftmaxTopTwoGap(), confidence.HiddenStateSaturation())
+LENGTH = plain_python.LENGTH
+MEASURES = plain_measures.MEASURES
+GAP = confidence.SoftmaxTopTwoGap()
+SATURATION = confidence.HiddenStateSaturation()
+TOP_K = top_k.TopKPropagation(k=5)
+LAST_FROM_K = top_k.TopKPropagation(k=5, last_layer_from_k=True)
 
 
 @functools.cache
@@ -45,85 +54,6 @@ def _mixed_threshold(measure, sources, tied=False) -> float:
   return float(np.clip(np.quantile(seen, 0.7), 0.01, 0.99))
 
 
-class PlainPython:
-  """Early exit spelled out: no cache, no jit, one row, one token, one layer.
-
-  Every layer is applied to all positions by the whole-sequence route (later
-  ones are masked). `inputs[k, s]` is what layer k sees of position s: the state
-  below it, or the state in which the token left if it left before.
-  """
-
-  def __init__(self, model, params, source):
-    self.model, self.params = model, params
-    self.config = model.config
-    self.source = jnp.asarray(source)[None]
-    self.encoded = self._network(self.source, method='encode')
-    shape = (self.config.num_decoder_layers, LENGTH, self.config.emb_dim)
-    self.inputs = np.zeros(shape, np.float32)
-
-  def _network(self, *args, method):
-    return np.asarray(
-      network.Transformer(self.config).apply(
-        {'params': self.params}, *args, method=method
-      )
-    )
-
-  def _layer(self, k, position):
-    bias = self._network(LENGTH, method='decoder_position_bias')[None]
-    causal = np.tril(np.ones((LENGTH, LENGTH), bool))
-    cross_mask = (self.source > 0)[:, None, None, :]
-    outputs = network.DecoderLayer(self.config).apply(
-      {'params': self.params['decoder'][f'layers_{k}']},
-      self.inputs[k][None],
-      self.encoded,
-      bias + masks.mask_to_bias(causal, jnp.float32),
-      masks.mask_to_bias(cross_mask, jnp.float32),
-      enable_dropout=False,
-    )
-    return np.asarray(outputs[0, position])
-
-  def _confidence(self, below, hidden):
-    if isinstance(self.model.measure, confidence.HiddenStateSaturation):
-      norms = np.linalg.norm(below) * np.linalg.norm(hidden)
-      return float(np.dot(below, hidden) / norms)
-    logits = np.float64(self._network(hidden, method='logits_from_hidden'))
-    probabilities = np.exp(logits - logits.max())
-    probabilities = np.sort(probabilities / probabilities.sum())
-    return float(probabilities[-1] - probabilities[-2])
-
-  def token(self, previous, position, threshold):
-    """Returns the next token, layers used, confidence, log-probability."""
-    hidden = self._network(jnp.int32(previous), method='embed')
-    num_layers = self.config.num_decoder_layers
-    for k in range(num_layers):
-      self.inputs[k, position] = hidden
-      below, hidden = hidden, self._layer(k, position)
-      value = self._confidence(below, hidden)
-      defined = k + 1 >= self.model.measure.first_layer
-      if threshold < 1 and defined and value >= threshold:
-        break
-    self.inputs[k + 1 :, position] = hidden
-    logits = np.float64(self._network(hidden, method='logits_from_hidden'))
-    log_z = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
-    best = int(np.argmax(logits))
-    return best, k + 1, value, logits[best] - log_z
-
-  def generate(self, threshold_at):
-    tokens, layers, confidences, log_prob = [], [], [], 0.0
-    previous = 0
-    for position in range(LENGTH):
-      previous, used, value, score = self.token(
-        previous, position, threshold_at(position)
-      )
-      tokens.append(previous)
-      layers.append(used)
-      confidences.append(value)
-      log_prob += score
-      if previous == models.EOS_ID:
-        break
-    return tokens, layers, confidences, log_prob
-
-
 def _assert_equals_plain_python(result, row, expected):
   tokens, layers, confidences, log_prob = expected
   rest = [0] * (LENGTH - len(tokens))
@@ -135,23 +65,68 @@ def _assert_equals_plain_python(result, row, expected):
   np.testing.assert_allclose(result.log_probs[row], log_prob, atol=1e-4)
 
 
-@pytest.mark.parametrize('measure', MEASURES, ids=lambda m: type(m).__name__)
-@pytest.mark.parametrize('tied', [False, True], ids=['t5_1_1', 't5_1_0'])
-def test_equals_plain_python_for_mixed_exits(measure, tied):
+@pytest.mark.parametrize(
+  'tied, measure',
+  [*((False, m) for m in MEASURES), (True, GAP), (True, TOP_K)],
+  ids=str,
+)
+def test_equals_plain_python_for_mixed_exits(tied, measure):
   sources = tiny_t5.sources(3)
   threshold = _mixed_threshold(measure, sources, tied)
   result = _generate(measure, sources, threshold, tied=tied)
   used = result.num_layers_used[result.num_layers_used > 0]
-  assert len(np.unique(used)) > 1, 'the test needs mixed exits'
+  is_static = isinstance(measure, confidence.StaticExit)
+  assert len(np.unique(used)) > 1 or is_static, 'the test needs mixed exits'
   model, params, _ = _compiled(measure, tied, False)
   for row, source in enumerate(sources):
-    plain = PlainPython(model, params, source)
+    plain = plain_python.PlainPython(model, params, source)
     expected = plain.generate(lambda position: threshold)
     _assert_equals_plain_python(result, row, expected)
 
 
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'exit_layers': schedule.ExitLayers(first_exit=2)},
+    {'exit_layers': schedule.ExitLayers(exit_interval=2, min_exit=2)},
+    {'propagation': propagation.FirstExitState()},
+  ],
+  ids=['first_exit', 'interval_and_min_exit', 'first_exit_state'],
+)
+def test_exits_and_propagation_equal_plain_python(options):
+  sources = tiny_t5.sources(3)
+  threshold = _mixed_threshold(GAP, sources)
+  model, params = tiny_t5.tiny_model(GAP, **options)
+  generate = jax.jit(
+    functools.partial(model.generate, max_decode_length=LENGTH)
+  )
+  result = jax.device_get(
+    generate(params, sources, np.full(3, threshold, np.float32))
+  )
+  used = result.num_layers_used[result.num_layers_used > 0]
+  assert set(used) <= set(model.exit_layers.layers(4))
+  assert len(np.unique(used)) > 1, 'the test needs mixed exits'
+  for row, source in enumerate(sources):
+    plain = plain_python.PlainPython(model, params, source)
+    expected = plain.generate(lambda position: threshold)
+    _assert_equals_plain_python(result, row, expected)
+
+
+def test_first_exit_state_differs_from_the_exit_state():
+  # T5X propagates the state of the first exit (t5x/contrib/calm/models.py); the
+  # paper, and the default here, that of the layer where the token left.
+  sources = tiny_t5.sources(4)
+  threshold = np.full(4, _mixed_threshold(GAP, sources), np.float32)
+  scores = []
+  for rule in (propagation.ExitState(), propagation.FirstExitState()):
+    model, params = tiny_t5.tiny_model(GAP, propagation=rule)
+    result = model.generate(params, sources, threshold, max_decode_length=8)
+    scores.append(np.asarray(result.log_probs))
+  assert np.abs(scores[0] - scores[1]).max() > 1e-3
+
+
 def test_decaying_threshold_equals_plain_python():
-  measure = MEASURES[0]
+  measure = GAP
   sources = tiny_t5.sources(2)
   threshold = _mixed_threshold(measure, sources)
   model, params, generate = _compiled(measure, False, False, decaying=True)
@@ -159,14 +134,14 @@ def test_decaying_threshold_equals_plain_python():
     generate(params, sources, np.full(2, threshold, np.float32))
   )
   for row, source in enumerate(sources):
-    plain = PlainPython(model, params, source)
+    plain = plain_python.PlainPython(model, params, source)
     expected = plain.generate(
       lambda t: min(1.0, 0.9 * threshold + 0.1 * np.exp(-4.0 * t / LENGTH))
     )
     _assert_equals_plain_python(result, row, expected)
 
 
-@pytest.mark.parametrize('measure', MEASURES, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize('measure', (GAP, SATURATION, LAST_FROM_K), ids=str)
 def test_threshold_one_is_the_teacher_forced_full_model(measure):
   # Cached = uncached: every generated token is the argmax of the network that
   # sees the whole prefix at once.
@@ -190,7 +165,7 @@ def test_threshold_one_is_the_teacher_forced_full_model(measure):
 
 def test_threshold_one_ignores_a_saturated_confidence():
   # A float32 gap can be exactly 1; the full model is a rule, not a comparison.
-  model, params = tiny_t5.tiny_model(MEASURES[0])
+  model, params = tiny_t5.tiny_model(GAP)
   dense = params['decoder']['logits_dense']
   sharp = {'kernel': dense['kernel'] * 1e4}
   params = {
@@ -210,22 +185,45 @@ def test_threshold_one_ignores_a_saturated_confidence():
 
 
 def test_threshold_zero_uses_one_layer():
-  result = _generate(MEASURES[0], tiny_t5.sources(4), 0.0)
+  result = _generate(GAP, tiny_t5.sources(4), 0.0)
   used = result.num_layers_used
   assert (used[used > 0] == 1).all()
 
 
 def test_saturation_is_defined_from_layer_two_on():
-  result = _generate(MEASURES[1], tiny_t5.sources(4), 0.0)
+  result = _generate(SATURATION, tiny_t5.sources(4), 0.0)
   used = result.num_layers_used[result.num_layers_used > 0]
   assert used.min() == 2
 
 
-@pytest.mark.parametrize('measure', MEASURES, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize('measure', MEASURES, ids=str)
 def test_batched_equals_one_by_one(measure):
   sources = tiny_t5.sources(6)
   mixed = _mixed_threshold(measure, sources)
   thresholds = np.float32([1.0, mixed, 0.0, mixed, 0.9 * mixed, 1.0])
+  together = _generate(measure, sources, thresholds)
+  for row in range(len(sources)):
+    # Rows of zeros are padding: nothing else runs, in the same program.
+    alone = _generate(
+      measure, np.where(np.arange(6)[:, None] == row, sources, 0), thresholds
+    )
+    for name in ('tokens', 'num_layers_used'):
+      np.testing.assert_array_equal(
+        getattr(together, name)[row], getattr(alone, name)[row]
+      )
+    for name in ('confidences', 'log_probs'):
+      np.testing.assert_allclose(
+        getattr(together, name)[row],
+        getattr(alone, name)[row],
+        rtol=1e-5,
+        atol=1e-5,
+      )
+
+
+@pytest.mark.parametrize('measure', (GAP, SATURATION), ids=str)
+def test_batched_equals_batches_of_one(measure):
+  sources = tiny_t5.sources(4)
+  thresholds = np.float32([1.0, _mixed_threshold(measure, sources), 0.0, 0.4])
   together = _generate(measure, sources, thresholds)
   for row in range(len(sources)):
     alone = _generate(measure, sources[row : row + 1], thresholds[row])
@@ -233,18 +231,11 @@ def test_batched_equals_one_by_one(measure):
       np.testing.assert_array_equal(
         getattr(together, name)[row], getattr(alone, name)[0]
       )
-    for name in ('confidences', 'log_probs'):
-      np.testing.assert_allclose(
-        getattr(together, name)[row],
-        getattr(alone, name)[0],
-        rtol=1e-5,
-        atol=1e-5,
-      )
 
 
 def test_grid_of_thresholds_equals_separate_batches():
   sources = tiny_t5.sources(3)
-  measure = MEASURES[0]
+  measure = GAP
   grid = np.float32([1.0, _mixed_threshold(measure, sources), 0.0])
   _, params, generate = _compiled(measure, False, False)
   result = jax.device_get(generate(params, sources, np.tile(grid, (3, 1))))
@@ -256,21 +247,22 @@ def test_grid_of_thresholds_equals_separate_batches():
 
 
 def test_nan_confidence_never_leaves_early():
-  class NanMeasure:
-    first_layer, predicts = 1, False
-
-    def __call__(self, hidden, previous_hidden, logits_fn):
-      return jnp.full(hidden.shape[0], jnp.nan), None
+  class NanMeasure(confidence.ConfidenceMeasure):
+    def __call__(self, view):
+      nan = jnp.full(view.hidden.shape[0], jnp.nan)
+      return confidence.Measurement(jnp.where(view.layer == 3, 0.5, nan))
 
   model, params = tiny_t5.tiny_model(NanMeasure())
   result = model.generate(
     params, tiny_t5.sources(2), jnp.zeros(2), max_decode_length=3
   )
   used = np.asarray(result.num_layers_used)
-  assert (used[used > 0] == 4).all()
+  assert (used[used > 0] == 3).all()
+  # Counted: two in each token, after layers 1 and 2.
+  np.testing.assert_array_equal(result.num_undefined, 2 * (used > 0).sum(1))
 
 
-@pytest.mark.parametrize('measure', MEASURES, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize('measure', (GAP, SATURATION, TOP_K), ids=str)
 def test_trace_agrees_with_the_exits(measure):
   sources = tiny_t5.sources(3)
   threshold = _mixed_threshold(measure, sources)
@@ -294,8 +286,8 @@ def test_trace_agrees_with_the_exits(measure):
 
 def test_full_trace_is_the_teacher_forced_argmax_of_every_layer():
   sources = tiny_t5.sources(3)
-  result = _generate(MEASURES[0], sources, 1.0, trace=True)
-  model, params, _ = _compiled(MEASURES[0], False, True)
+  result = _generate(GAP, sources, 1.0, trace=True)
+  model, params, _ = _compiled(GAP, False, True)
   is_token = result.num_layers_used > 0
   inputs = np.pad(result.tokens[:, :-1], ((0, 0), (1, 0)))
   apply = functools.partial(model.module.apply, {'params': params})
@@ -320,7 +312,7 @@ def test_every_layer_and_position_is_written_exactly_once(monkeypatch):
     old = jax.lax.dynamic_slice_in_dim(cache, start, rows.shape[axis], axis)
     return jax.lax.dynamic_update_slice_in_dim(cache, old + rows, start, axis)
 
-  measure = MEASURES[0]
+  measure = GAP
   sources = tiny_t5.sources(2)
   model, params = tiny_t5.tiny_model(measure)
   thresholds = jnp.full(2, _mixed_threshold(measure, sources))
@@ -357,7 +349,7 @@ def test_every_layer_and_position_is_written_exactly_once(monkeypatch):
 def test_finished_and_padding_rows_use_no_layers():
   sources = tiny_t5.sources(4)
   sources[2] = 0
-  result = _generate(MEASURES[0], sources, 1.0)
+  result = _generate(GAP, sources, 1.0)
   assert (result.tokens[2] == 0).all()
   assert (result.num_layers_used[2] == 0).all()
   for row in range(4):

@@ -1,0 +1,85 @@
+"""The most probable token of some logits, how probable, and a drawn one.
+
+First step after a layer's logits: `confidence` and `top_k` build on it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+# logits [batch, candidates] -> index [batch], log-probability [batch]
+Chooser = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@struct.dataclass
+class Prediction:
+  """What one layer makes of each row's next token.
+
+  Attributes:
+    token: [batch] int32, the token to be written: the best one when decoding
+      greedily, a drawn one when sampling.
+    log_prob: [batch] float32, natural log-probability of `token`.
+    best: [batch] int32, the most probable token; the lowest id among equals.
+    gap: [batch] float32, the best token's probability minus the second best's.
+  """
+
+  token: Int[Array, ' batch']
+  log_prob: Float[Array, ' batch']
+  best: Int[Array, ' batch']
+  gap: Float[Array, ' batch']
+
+  @classmethod
+  def zeros(cls, batch_size: int) -> 'Prediction':
+    """Stands for "not computed"."""
+    zeros = jnp.zeros((batch_size,), jnp.float32)
+    ids = zeros.astype(jnp.int32)
+    return cls(token=ids, log_prob=zeros, best=ids, gap=zeros)
+
+  def mapped(self, ids: Int[Array, 'batch candidates']) -> 'Prediction':
+    """The same prediction, its indices replaced by the candidates' ids."""
+
+    def id_of(index):
+      return jnp.take_along_axis(ids, index[:, None], axis=1)[:, 0]
+
+    return self.replace(token=id_of(self.token), best=id_of(self.best))
+
+
+def predict(
+  logits: Float[Array, 'batch candidates'],
+  log_rest: Float[Array, ' batch'] | None = None,
+  choose: Chooser | None = None,
+) -> Prediction:
+  """Best token, its log-probability and the top-two gap, without a full sort.
+
+  The barrier keeps XLA's CPU backend from turning `top_k`, whose columns are
+  used one by one, into a sort of the whole vocabulary (70 times slower).
+
+  Args:
+    logits: of the whole vocabulary, or of some candidates, at least two.
+    log_rest: log-sum-exp of the logits that are not among the candidates; none
+      are left out if None.
+    choose: draws the token from the candidates; the best one if None.
+
+  Returns:
+    The prediction; its ids are positions among the candidates.
+  """
+  logits = logits.astype(jnp.float32)
+  values, ids = lax.optimization_barrier(lax.top_k(logits, 2))
+  # The normalizer of probabilities; subtracting the maximum keeps it finite.
+  normalizer = jnp.sum(jnp.exp(logits - values[:, :1]), axis=-1)
+  if log_rest is not None:
+    normalizer += jnp.exp(log_rest - values[:, 0])
+  ratio = jnp.exp(values[:, 1] - values[:, 0])
+  token, log_prob = ids[:, 0], -jnp.log(normalizer)
+  if choose is not None:
+    token, log_prob = choose(logits)
+  return Prediction(
+    token=token,
+    log_prob=log_prob,
+    best=ids[:, 0],
+    gap=(1.0 - ratio) / normalizer,
+  )

@@ -1,0 +1,178 @@
+"""Top-k token propagation: confidence over the K tokens that still compete.
+
+The first exit scores the whole vocabulary and keeps its K most probable tokens;
+later exits score only these, with their columns of the output embedding,
+gathered once per token. The layers in between cost K dot products instead of a
+product with the whole output embedding.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import gin
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from calm_jax import errors
+from calm_jax.early_exit import confidence
+
+
+@struct.dataclass
+class _Candidates:
+  """The tokens that a position still chooses from.
+
+  Attributes:
+    ids: [batch, K] int32, ascending, so that the lowest id wins a tie.
+    columns: [batch, K, embed], their columns of the output embedding.
+    log_rest: [batch], log-sum-exp of the logits of all other tokens, each at
+      the last exit that scored it.
+    num_exits: exits passed since the whole vocabulary was scored, with that.
+  """
+
+  ids: Int[Array, 'batch k']
+  columns: Float[Array, 'batch k embed']
+  log_rest: Float[Array, ' batch']
+  num_exits: int = struct.field(pytree_node=False)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TopKPropagation(confidence.ConfidenceMeasure):
+  """The gap of the two largest probabilities among K propagated tokens.
+
+  A token that leaves early is the best of the K; one that reaches the last
+  layer is chosen from the whole vocabulary, so that threshold 1 stays the full
+  model. K of the vocabulary's size is `SoftmaxTopTwoGap` itself.
+
+  Attributes:
+    k: how many tokens stay: one number, or one for each exit, not ascending,
+      the last of which holds for all further exits. Exit j scores what exit
+      j - 1 kept, and keeps its best k[j].
+    taken_at: layer at which the first K are taken; at exits below it the whole
+      vocabulary is scored. The first exit if None.
+    renormalize: whether probabilities are relative to the K alone. That is what
+      the original does, and it inflates the confidence. Otherwise the tokens
+      outside K keep the weight that they had when they were last scored.
+    last_layer_from_k: whether rows with a threshold below 1 choose from the K
+      at the last layer too.
+
+  Raises:
+    ConfigError: k is no such number or sequence.
+  """
+
+  k: int | tuple[int, ...] = 64
+  taken_at: int | None = None
+  renormalize: bool = False
+  last_layer_from_k: bool = False
+
+  predicts: ClassVar[bool] = True
+
+  def __post_init__(self):
+    # gin reads a list where a user writes one; a frozen object needs a tuple.
+    k = tuple(self.k) if isinstance(self.k, list | tuple) else self.k
+    object.__setattr__(self, 'k', k)
+    ks = self._ks
+    if not ks or any(type(x) is not int or x < 2 for x in ks):
+      raise errors.ConfigError(
+        f'TopKPropagation.k must be at least 2 (two tokens make a gap), got'
+        f' {self.k!r}.'
+      )
+    if list(ks) != sorted(ks, reverse=True):
+      raise errors.ConfigError(
+        f'TopKPropagation.k must not ascend from exit to exit, got {self.k}.'
+      )
+
+  @property
+  def _ks(self) -> tuple[int, ...]:
+    return self.k if isinstance(self.k, tuple) else (self.k,)
+
+  def check(self, config, params=None):
+    if self._ks[0] > config.vocab_size:
+      raise errors.ConfigError(
+        f'TopKPropagation.k must be at most {config.vocab_size}, the size of'
+        f' the vocabulary, got {self.k}.'
+      )
+    layers = config.num_decoder_layers
+    if self.taken_at is not None and not 1 <= self.taken_at < layers:
+      raise errors.ConfigError(
+        f'TopKPropagation.taken_at must be a layer from 1 to {layers - 1}, got'
+        f' {self.taken_at}.'
+      )
+
+  def start_token(self, config, batch_size):
+    del config, batch_size
+    return None  # No candidates yet.
+
+  def __call__(self, view):
+    if view.is_last:
+      return self._at_last_layer(view)
+    if view.token_state is not None:
+      return self._among_candidates(view)
+    logits = view.logits().astype(jnp.float32)
+    takes_all = self._ks[0] == logits.shape[-1]
+    if takes_all or view.layer < (self.taken_at or 1):
+      prediction = view.predict(logits)
+      return confidence.Measurement(prediction.gap, prediction, None)
+    everything = _Candidates(None, None, None, num_exits=0)
+    logits, state = _best(view, logits, everything, self._ks[0])
+    return self._answer(view, logits, state)
+
+  def _among_candidates(self, view):
+    """Scores what the exit before has kept, and keeps the best of it."""
+    state = view.token_state
+    logits = view.network(
+      view.hidden, state.columns, method='logits_of_columns'
+    )
+    k = self._ks[min(state.num_exits, len(self._ks) - 1)]
+    if k < state.ids.shape[1]:
+      logits, state = _best(view, logits, state, k)
+    else:
+      state = state.replace(num_exits=state.num_exits + 1)
+    return self._answer(view, logits, state)
+
+  def _answer(self, view, logits, state):
+    log_rest = None if self.renormalize else state.log_rest
+    prediction = view.predict(logits, log_rest).mapped(state.ids)
+    return confidence.Measurement(prediction.gap, prediction, state)
+
+  def _at_last_layer(self, view):
+    def from_vocabulary():
+      return view.predict(view.logits())
+
+    if not self.last_layer_from_k or view.token_state is None:
+      prediction = from_vocabulary()
+      return confidence.Measurement(
+        prediction.gap, prediction, view.token_state
+      )
+    answer = self._among_candidates(view)
+    full = lax.cond(
+      jnp.any(view.is_full_model),
+      from_vocabulary,
+      lambda: answer.prediction,
+    )
+    prediction = jax.tree.map(
+      lambda a, b: jnp.where(view.is_full_model, a, b), full, answer.prediction
+    )
+    return answer.replace(confidence=prediction.gap, prediction=prediction)
+
+
+def _best(view, logits, state, k):
+  """The best k of the scored tokens, and what is known of all others."""
+  _, best = lax.optimization_barrier(lax.top_k(logits, k))
+  # Ascending: among equal logits the lowest id comes first, as everywhere.
+  kept = jnp.sort(best, axis=-1)
+  is_kept = jnp.zeros(logits.shape, bool)
+  is_kept = jax.vmap(lambda row, ids: row.at[ids].set(True))(is_kept, kept)
+  log_rest = jax.nn.logsumexp(jnp.where(is_kept, -jnp.inf, logits), axis=-1)
+  if state.ids is None:
+    ids, columns = kept, view.network(kept, method='output_columns')
+  else:
+    ids = jnp.take_along_axis(state.ids, kept, axis=-1)
+    columns = jnp.take_along_axis(state.columns, kept[..., None], axis=1)
+    log_rest = jnp.logaddexp(log_rest, state.log_rest)
+  return jnp.take_along_axis(logits, kept, axis=-1), _Candidates(
+    ids, columns, log_rest, num_exits=state.num_exits + 1
+  )

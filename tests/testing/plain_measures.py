@@ -1,0 +1,107 @@
+"""Every confidence measure once more, in NumPy, for one token of one row."""
+
+import types
+
+import numpy as np
+
+from calm_jax.early_exit import confidence, top_k
+
+MEASURES = (
+  confidence.SoftmaxTopTwoGap(),
+  confidence.SoftmaxMaximum(),
+  confidence.SoftmaxEntropy(),
+  confidence.HiddenStateSaturation(),
+  confidence.HiddenStateSaturation(rescale=True),
+  confidence.Patience(),
+  confidence.StaticExit(),
+  top_k.TopKPropagation(k=5),
+  top_k.TopKPropagation(k=(9, 5, 2)),
+  top_k.TopKPropagation(k=5, renormalize=True),
+  top_k.TopKPropagation(k=5, taken_at=2),
+  top_k.TopKPropagation(k=5, last_layer_from_k=True),
+  top_k.TopKPropagation(k=24),
+)
+
+
+def answer(measure, states, at_exits, num_layers, threshold):
+  """Confidence, token and log-probability at the newest exit of a token.
+
+  Args:
+    measure: one of `MEASURES`.
+    states: the token's states so far, the embedding first.
+    at_exits: logits [vocab] of the exits so far, the newest last.
+    num_layers: of the decoder.
+    threshold: of the row.
+  """
+  layer = len(states) - 1
+  probabilities = softmax(at_exits[-1])
+  token = int(np.argmax(probabilities))
+  match type(measure).__name__:
+    case 'SoftmaxTopTwoGap':
+      value = gap(probabilities)
+    case 'SoftmaxMaximum':
+      value = probabilities.max()
+    case 'SoftmaxEntropy':
+      entropy = -np.sum(probabilities * np.log(probabilities))
+      value = 1 - entropy / np.log(len(probabilities))
+    case 'HiddenStateSaturation':
+      a, b = np.float64(states[-1]), np.float64(states[-2])
+      value = a @ b / np.sqrt((a @ a) * (b @ b))
+      value = (1 + value) / 2 if measure.rescale else value
+    case 'Patience':
+      best = [int(np.argmax(logits)) for logits in at_exits]
+      others = [i for i, x in enumerate(reversed(best)) if x != best[-1]]
+      count = (others or [len(best)])[0] - 1
+      count *= not (layer == num_layers and threshold >= 1)
+      value = np.float32(count) / np.float32(num_layers - 1)
+    case 'StaticExit':
+      value = np.float32(layer) / np.float32(num_layers)
+    case 'TopKPropagation':
+      return _top_k(measure, layer, at_exits, num_layers, threshold)
+  return _answer(value, token, np.log(probabilities[token]))
+
+
+def softmax(logits):
+  exponentials = np.exp(logits - logits.max())
+  return exponentials / exponentials.sum()
+
+
+def gap(probabilities):
+  ordered = np.sort(probabilities)
+  return ordered[-1] - ordered[-2]
+
+
+def _answer(value, token, log_prob):
+  return types.SimpleNamespace(
+    confidence=float(value), token=token, log_prob=float(log_prob)
+  )
+
+
+def _top_k(measure, layer, at_exits, num_layers, threshold):
+  """Scores of all tokens, each as it was last scored; pruned from exit to exit.
+
+  Every layer is an exit in the tests that come here.
+  """
+  ks = measure.k if isinstance(measure.k, tuple) else (measure.k,)
+  taken_at = measure.taken_at or 1
+  last_from_vocabulary = layer == num_layers and (
+    threshold >= 1 or not measure.last_layer_from_k
+  )
+  if layer < taken_at or last_from_vocabulary or ks[0] == len(at_exits[-1]):
+    probabilities = softmax(at_exits[-1])
+    best = int(np.argmax(probabilities))
+    return _answer(gap(probabilities), best, np.log(probabilities[best]))
+  kept = np.arange(len(at_exits[-1]))
+  scores = np.full(len(kept), np.nan)
+  for number, logits in enumerate(at_exits[taken_at - 1 :]):
+    scores[kept] = logits[kept]
+    k = ks[min(number, len(ks) - 1)]
+    kept = kept[np.argsort(-logits[kept], kind='stable')[:k]]
+  if measure.renormalize:
+    probabilities = np.zeros(len(scores))
+    probabilities[kept] = softmax(scores[kept])
+  else:
+    probabilities = softmax(scores)
+  inside = probabilities[kept]
+  best = int(kept[np.argmax(inside)])
+  return _answer(gap(inside), best, np.log(probabilities[best]))
