@@ -71,6 +71,7 @@ class TextGenerator:
         f' but the embedding only {model.config.vocab_size} rows; the model'
         ' belongs to another vocabulary.'
       )
+    model.measure.check(model.config, params)
     self.model = model
     self.params = jax.device_put(params)
     self.tokenizer = tokenizer
@@ -196,6 +197,10 @@ def load(
     DataError: the folder is no such model, or damaged.
   """
   found = bundle.load_bundle(path)
+  if found.info.output_length:
+    model_kwargs.setdefault(
+      'output_length', decoding.ProportionalLength(**found.info.output_length)
+    )
   return TextGenerator(
     models.EncoderDecoderModel(
       network.Transformer(found.config), **model_kwargs

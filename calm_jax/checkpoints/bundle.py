@@ -1,6 +1,7 @@
 """A finished model in one small directory: what a repository can carry.
 
-    params.safetensors     parameters as float16, names joined by '/'
+    params.safetensors     parameters as float16, names joined by '/', with
+                           those of exit classifiers (exit_classifiers/NAME/)
     config.json            sizes, sha256 of the other files, task, training
     sentencepiece.model    the vocabulary
 
@@ -37,11 +38,14 @@ class BundleInfo:
     task: name of the task that it was trained for.
     feature_lengths: tokens of 'inputs' and 'targets'.
     training: how it was trained and what it reached, in words for people.
+    output_length: 'ratio' and 'extra' of `decoding.ProportionalLength`; {} for
+      no other bound than the targets' feature length.
   """
 
   task: str
   feature_lengths: dict[str, int]
   training: dict[str, str] = dataclasses.field(default_factory=dict)
+  output_length: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     lengths = self.feature_lengths
@@ -49,6 +53,11 @@ class BundleInfo:
       raise errors.DataError(
         'feature_lengths must give the tokens of inputs and targets, got'
         f' {lengths}.'
+      )
+    if sorted(self.output_length) not in ([], ['extra', 'ratio']):
+      raise errors.DataError(
+        'output_length must give a ratio and an extra, or nothing, got'
+        f' {self.output_length}.'
       )
 
 
@@ -96,6 +105,7 @@ class _ConfigFile(json_records.Record):
   task: str
   feature_lengths: dict[str, int]
   training: dict[str, str]
+  output_length: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def default_bundle_path() -> pathlib.Path:
@@ -114,8 +124,8 @@ def save_bundle(
 
   Args:
     directory: created if it does not exist; a bundle in it is replaced.
-    params: parameters of the network; rounded to float16, which keeps 11
-      significant bits of each.
+    params: parameters of the network and of its exit classifiers; rounded to
+      float16, which keeps 11 significant bits of each.
     config: sizes of the network.
     info: task, lengths and history.
     vocabulary_path: a SentencePiece file, copied; may be the one in place.
@@ -142,6 +152,7 @@ def save_bundle(
     task=info.task,
     feature_lengths=dict(info.feature_lengths),
     training={key: str(value) for key, value in info.training.items()},
+    output_length=dict(info.output_length),
   )
   json_records.write_bytes_atomically(directory / PARAMS_FILE, content)
   json_records.write_bytes_atomically(directory / VOCABULARY_FILE, vocabulary)
@@ -179,7 +190,10 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
     ),
     config=config,
     info=BundleInfo(
-      config_file.task, config_file.feature_lengths, config_file.training
+      config_file.task,
+      config_file.feature_lengths,
+      config_file.training,
+      config_file.output_length,
     ),
     vocabulary_path=directory / VOCABULARY_FILE,
   )
@@ -206,7 +220,10 @@ def _as_float16(name: str, leaf: Any) -> np.ndarray:
 
 def _check_shapes(named, config: network.T5Config, where: str) -> None:
   param_trees.check_same(
-    {name: array.shape for name, array in named.items()},
+    {
+      name: array.shape
+      for name, array in param_trees.of_network(named).items()
+    },
     param_trees.expected_shapes(config),
     where,
   )

@@ -100,8 +100,9 @@ def _load_checkpoint(
   if (checkpoint / 'checkpoint').is_file():
     return LoadedModel(from_t5x.load_params(checkpoint, config), config)
   params = orbax_io.restore_params(checkpoint)
+  named = param_trees.of_network(param_trees.flatten(params))
   param_trees.check_same(
-    {name: leaf.shape for name, leaf in param_trees.flatten(params).items()},
+    {name: leaf.shape for name, leaf in named.items()},
     param_trees.expected_shapes(config),
     str(checkpoint),
   )

@@ -17,6 +17,10 @@ from calm_jax import errors
 from calm_jax.t5 import network
 
 
+# Where the parameters of trained exit classifiers stand, by their names.
+EXIT_CLASSIFIERS = 'exit_classifiers'
+
+
 def flatten(tree: Any) -> dict[str, Any]:
   """Leaves by name, the keys joined by '/': 'encoder/encoder_norm/scale'."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -39,6 +43,18 @@ def expected_shapes(config: network.T5Config) -> dict[str, tuple[int, ...]]:
   )
   return {
     name: leaf.shape for name, leaf in flatten(variables['params']).items()
+  }
+
+
+def of_network(named: Mapping[str, Any]) -> dict[str, Any]:
+  """What belongs to the network itself: all but the exit classifiers.
+
+  These are as many as were trained, and each measure checks its own.
+  """
+  return {
+    name: leaf
+    for name, leaf in named.items()
+    if not name.startswith(EXIT_CLASSIFIERS + '/')
   }
 
 

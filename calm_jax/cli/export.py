@@ -1,5 +1,7 @@
 """`calm export`: a checkpoint in, a finished model's folder out."""
 
+import dataclasses
+
 from calm_jax import errors
 from calm_jax.cli import flags, loading, settings
 
@@ -60,6 +62,9 @@ def run(args) -> None:
       'targets': generator.max_decode_length,
     },
     training={'about': chosen.about} if chosen.about else {},
+    output_length=dataclasses.asdict(generator.model.output_length)
+    if generator.model.output_length
+    else {},
   )
   bundle.save_bundle(
     chosen.output_dir,

@@ -71,26 +71,21 @@ class TopKPropagation(confidence.ConfidenceMeasure):
   predicts: ClassVar[bool] = True
 
   def __post_init__(self):
-    # gin reads a list where a user writes one; a frozen object needs a tuple.
-    k = tuple(self.k) if isinstance(self.k, list | tuple) else self.k
-    object.__setattr__(self, 'k', k)
-    ks = self._ks
+    # One number is a schedule of one; gin may give a list.
+    ks = (self.k,) if isinstance(self.k, int) else tuple(self.k)
+    object.__setattr__(self, 'k', ks)
     if not ks or any(type(x) is not int or x < 2 for x in ks):
       raise errors.ConfigError(
         f'TopKPropagation.k must be at least 2 (two tokens make a gap), got'
-        f' {self.k!r}.'
+        f' {ks}.'
       )
     if list(ks) != sorted(ks, reverse=True):
       raise errors.ConfigError(
-        f'TopKPropagation.k must not ascend from exit to exit, got {self.k}.'
+        f'TopKPropagation.k must not ascend from exit to exit, got {ks}.'
       )
 
-  @property
-  def _ks(self) -> tuple[int, ...]:
-    return self.k if isinstance(self.k, tuple) else (self.k,)
-
   def check(self, config, params=None):
-    if self._ks[0] > config.vocab_size:
+    if self.k[0] > config.vocab_size:
       raise errors.ConfigError(
         f'TopKPropagation.k must be at most {config.vocab_size}, the size of'
         f' the vocabulary, got {self.k}.'
@@ -112,12 +107,12 @@ class TopKPropagation(confidence.ConfidenceMeasure):
     if view.token_state is not None:
       return self._among_candidates(view)
     logits = view.logits().astype(jnp.float32)
-    takes_all = self._ks[0] == logits.shape[-1]
+    takes_all = self.k[0] == logits.shape[-1]
     if takes_all or view.layer < (self.taken_at or 1):
       prediction = view.predict(logits)
       return confidence.Measurement(prediction.gap, prediction, None)
     everything = _Candidates(None, None, None, num_exits=0)
-    logits, state = _best(view, logits, everything, self._ks[0])
+    logits, state = _best(view, logits, everything, self.k[0])
     return self._answer(view, logits, state)
 
   def _among_candidates(self, view):
@@ -126,7 +121,7 @@ class TopKPropagation(confidence.ConfidenceMeasure):
     logits = view.network(
       view.hidden, state.columns, method='logits_of_columns'
     )
-    k = self._ks[min(state.num_exits, len(self._ks) - 1)]
+    k = self.k[min(state.num_exits, len(self.k) - 1)]
     if k < state.ids.shape[1]:
       logits, state = _best(view, logits, state, k)
     else:

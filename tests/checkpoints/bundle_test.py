@@ -14,6 +14,7 @@ INFO = bundle.BundleInfo(
   task='docstring_restoration',
   feature_lengths={'inputs': 64, 'targets': 32},
   training={'steps': '10', 'hardware': 'a machine'},
+  output_length={'ratio': 1.5, 'extra': 4.0},
 )
 
 
@@ -48,6 +49,18 @@ def test_is_read_back_rounded_to_float16(saved, tiny):
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, before[name].astype(np.float16))
     np.testing.assert_allclose(array, before[name], rtol=2**-11, atol=2**-24)
+
+
+def test_exit_classifiers_are_kept_beside_the_network(
+  tiny, vocabulary, tmp_path
+):
+  kernel = np.float32([[0.5], [-2.0]])
+  params = {**tiny.params, 'exit_classifiers': {'linear': {'kernel': kernel}}}
+  bundle.save_bundle(tmp_path / 'b', params, tiny.config, INFO, vocabulary)
+  loaded = bundle.load_bundle(tmp_path / 'b').params
+  np.testing.assert_array_equal(
+    loaded['exit_classifiers']['linear']['kernel'], kernel
+  )
 
 
 def test_saving_what_was_loaded_changes_no_byte(saved, tmp_path):

@@ -82,7 +82,7 @@ def _top_k(measure, layer, at_exits, num_layers, threshold):
 
   Every layer is an exit in the tests that come here.
   """
-  ks = measure.k if isinstance(measure.k, tuple) else (measure.k,)
+  ks = measure.k
   taken_at = measure.taken_at or 1
   last_from_vocabulary = layer == num_layers and (
     threshold >= 1 or not measure.last_layer_from_k
