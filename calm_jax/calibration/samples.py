@@ -1,6 +1,6 @@
 """Many samples of one dump at once: the numbers that validation is made of.
 
-    dump, objective -> ExampleTable [N, G] -> Samples (R subsets of the examples)
+    dump, objective -> ExampleTable [N, G] -> Samples (R subsets of the N)
 
 A sample is a subset of the examples, so its means are a product of a matrix of
 zeros and ones with the table: a thousand splits cost one multiplication.
@@ -8,6 +8,7 @@ zeros and ones with the table: a thousand splits cost one multiplication.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -116,10 +117,19 @@ def table_of_dump(
       f'A validation needs texts with decode_mode {contracts.GENERATED!r}, but'
       f' this dump has {manifest.decode_mode!r}; run `calm dump` for them.'
     )
+  return table_of(manifest.thresholds, data, objective)
+
+
+def table_of(
+  thresholds: Sequence[float],
+  data: contracts.Dump,
+  objective: risks.Consistency,
+) -> ExampleTable:
+  """As `table_of_dump`, wherever texts and layers came from."""
   texts = (data.predictions, data.references, data.example_ids)
   used = data.num_layers_used.astype(np.int64)
   return ExampleTable(
-    thresholds=np.array(manifest.thresholds),
+    thresholds=np.array(thresholds),
     losses=objective.losses(*texts),
     scores=risks.score(objective.metric, *texts),
     layers=used.sum(axis=2).astype(np.float64),
@@ -153,7 +163,7 @@ class Samples:
     return self.table.means(self.members)
 
   def p_values(self, p_value: p_values.PValue, tolerance: float) -> np.ndarray:
-    """[R, G'] for the thresholds below 1, of "the loss exceeds the tolerance"."""
+    """[R, G'] of "the expected loss is too large", for thresholds below 1."""
     losses = self.table.losses[:, self.table.thresholds < 1.0]
     num_examples = self.chosen.shape[1]
     if isinstance(p_value, p_values.PValueOfTheSum):
@@ -186,9 +196,11 @@ class CalibratedRule:
   def columns(self, samples: Samples, tolerance: float) -> np.ndarray:
     """[R], places in the grid; 0, the full model, where none is certified."""
     certified = self._certified(samples, tolerance)
+    if not certified.size:
+      return np.zeros(len(certified), int)
+    # Column 0 of the grid, the full model, is not among the tested ones.
     lowest = certified.shape[1] - certified[:, ::-1].argmax(axis=1)
-    first_tested = int((samples.table.thresholds == 1.0).sum())
-    return np.where(certified.any(axis=1), lowest - 1 + first_tested, 0)
+    return np.where(certified.any(axis=1), lowest, 0)
 
   def _certified(self, samples, tolerance):
     """[R, G'] for the thresholds below 1."""

@@ -1,0 +1,98 @@
+"""The schedules of `early_exit.schedule` once more, in NumPy.
+
+For `replay`, which needs no accelerator library; tests hold the two together.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from calm_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """The same threshold at every position."""
+
+  def __call__(
+    self, thresholds: np.ndarray, max_decode_length: int
+  ) -> np.ndarray:
+    """[G] -> [G, T], the thresholds in force at each position."""
+    return np.tile(np.float32(thresholds)[:, None], (1, max_decode_length))
+
+
+@dataclasses.dataclass(frozen=True)
+class Decaying:
+  """CALM Eq. 5: clip_[0,1](9/10 threshold + 1/10 exp(-temperature t / N)).
+
+  A threshold of 1 stays 1: it stands for the full model by rule.
+
+  Attributes:
+    temperature: tau.
+  """
+
+  temperature: float = 4.0
+
+  def __call__(
+    self, thresholds: np.ndarray, max_decode_length: int
+  ) -> np.ndarray:
+    """[G] -> [G, T], the thresholds in force at each position."""
+    thresholds = np.float32(thresholds)[:, None]
+    decay = _decay(self.temperature, max_decode_length)
+    decayed = np.clip(
+      np.float32(0.9) * thresholds + np.float32(0.1) * decay, 0.0, 1.0
+    )
+    return np.where(thresholds >= 1.0, thresholds, decayed)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5xDecaying:
+  """Public code: threshold (9/10 + 1/10 exp(-temperature t / N)).
+
+  Attributes:
+    temperature: tau.
+  """
+
+  temperature: float = 4.0
+
+  def __call__(
+    self, thresholds: np.ndarray, max_decode_length: int
+  ) -> np.ndarray:
+    """[G] -> [G, T], the thresholds in force at each position."""
+    thresholds = np.float32(thresholds)[:, None]
+    decay = _decay(self.temperature, max_decode_length)
+    decayed = thresholds * (np.float32(0.9) + np.float32(0.1) * decay)
+    return np.where(thresholds >= 1.0, thresholds, decayed)
+
+
+Schedule = Constant | Decaying | T5xDecaying
+
+_NAMED = {
+  'ConstantThreshold': Constant,
+  'DecayingThreshold': Decaying,
+  'T5xDecayingThreshold': T5xDecaying,
+}
+
+
+def schedule_of(name: str) -> Schedule:
+  """The schedule that a manifest names.
+
+  Args:
+    name: such as 'DecayingThreshold(temperature=4.0)'.
+
+  Raises:
+    DataError: it is none of this module's.
+  """
+  found = re.fullmatch(r'(\w+)\((?:temperature=([\d.eE+-]+))?\)', name)
+  if not found or found[1] not in _NAMED:
+    raise errors.DataError(
+      f'Only the schedules {list(_NAMED)} can be replayed, got {name!r}.'
+    )
+  kind, temperature = _NAMED[found[1]], found[2]
+  return kind() if temperature is None else kind(float(temperature))
+
+
+def _decay(temperature: float, max_decode_length: int) -> np.ndarray:
+  positions = np.arange(max_decode_length, dtype=np.float32)
+  return np.exp(np.float32(-temperature) * positions / max_decode_length)
