@@ -19,7 +19,7 @@ from calm_jax import contracts
 from calm_jax.report import colors, plots, wording
 
 _WIDTH, _DPI = 7.0, 200
-_STYLE = {
+STYLE = {
   'font.family': 'DejaVu Sans',
   'font.size': 9.5,
   'axes.titlesize': 9.5,
@@ -106,7 +106,7 @@ def _render(
   calibration: contracts.CalibrationResult,
   evaluation: contracts.EvaluationResult,
 ) -> bytes:
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       figsize=(_WIDTH, height), dpi=_DPI, layout='constrained'
     )
