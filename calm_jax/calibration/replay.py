@@ -167,6 +167,8 @@ def gaps(
     DataError: `decode` does not give the dump's texts, or as `replay`.
   """
   replayed = replay(manifest, dump)
+  if decode is not None:
+    check_decodes(dump, decode)
   if objective is None or decode is None:
     label = TOKEN_DISAGREEMENT
     losses = (
@@ -177,7 +179,7 @@ def gaps(
     label = f'{objective.name} {getattr(objective.metric, "__name__", "")}'
     losses = tuple(
       objective.losses(texts, dump.references, dump.example_ids)
-      for texts in (dump.predictions, replayed_texts(dump, replayed, decode))
+      for texts in (dump.predictions, replayed.predictions(decode))
     )
   generated, simulated = (values.mean(axis=0) for values in losses)
   layers = dump.mean_layers(), replayed.mean_layers()
@@ -197,21 +199,16 @@ def gaps(
   )
 
 
-def replayed_texts(
-  dump: contracts.Dump, replayed: Replay, decode: Callable[[np.ndarray], str]
-) -> np.ndarray:
-  """[N, G] texts of a replay, by the tokenizer that the dump was made with.
-
-  Raises:
-    DataError: it is another tokenizer.
-  """
+def check_decodes(
+  dump: contracts.Dump, decode: Callable[[np.ndarray], str]
+) -> None:
+  """Raises a DataError if a dump was made with another tokenizer."""
   for row, text in zip(dump.tokens[:, 0], dump.predictions[:, 0], strict=True):
     if (decoded := decode(row)) != text:
       raise errors.DataError(
         'The vocabulary must be the one that the dump was made with, but it'
-        f' reads {decoded!r} where the dump has {text!r}.'
+        f' reads {decoded[:80]!r} where the dump has {text[:80]!r}.'
       )
-  return replayed.predictions(decode)
 
 
 def _replayed(dump, is_token, in_force, may_leave):

@@ -68,6 +68,24 @@ class Settings:
   decode: Callable[[np.ndarray], str] | None = None
 
 
+def check(settings: Settings) -> None:
+  """Refuses settings that are known wrong before any dump is read.
+
+  Raises:
+    ConfigError: an objective or metric is unknown, or the p-value does not hold
+      for losses of this kind.
+  """
+  kinds = [risks.get_consistency(name) for name in settings.objectives]
+  if len(set(kinds)) < len(kinds):
+    raise errors.ConfigError(
+      f'Each consistency may be named once, got {settings.objectives}.'
+    )
+  if settings.metric is not None:
+    metric = text_metrics.get_or_import_metric(settings.metric)
+    for kind in kinds:
+      _p_value(settings, kind(metric))
+
+
 def read_dumps(directories: Sequence[str | os.PathLike]) -> list[NamedDump]:
   """Reads dumps that can be compared.
 
@@ -125,8 +143,7 @@ def validate(
   rows, gaps, used = [], [], set()
   for dump, kind in track([(d, k) for d in dumps for k in objectives]):
     objective = _objective(dump, kind, settings.metric)
-    p_value = settings.p_value or choices.default_p_value(objective.loss_range)
-    choices.check_holds(p_value, objective.loss_range)
+    p_value = _p_value(settings, objective)
     used.add(repr(p_value))
     rows += _rows(dump, objective, p_value, settings, groups)
     if _can_be_replayed(dump) and settings.decode is not None:
@@ -220,17 +237,22 @@ def _rows(dump, objective, p_value, settings, groups):
 def _replayed_table(dump, objective, decode) -> samples.ExampleTable:
   """What the replay makes of each example: an estimate of `table_of_dump`."""
   replayed = replay.replay(dump.manifest, dump.data)
-  texts = replay.replayed_texts(dump.data, replayed, decode)
   return samples.table_of(
     dump.manifest.thresholds,
     dataclasses.replace(
       dump.data,
-      predictions=texts,
+      predictions=replayed.predictions(decode),
       num_layers_used=replayed.num_layers_used,
       tokens=replayed.tokens,
     ),
     objective,
   )
+
+
+def _p_value(settings, objective) -> p_values.PValue:
+  p_value = settings.p_value or choices.default_p_value(objective.loss_range)
+  choices.check_holds(p_value, objective.loss_range)
+  return p_value
 
 
 def _objective(dump, kind, metric) -> risks.Consistency:

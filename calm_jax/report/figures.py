@@ -106,11 +106,16 @@ def _render(
   calibration: contracts.CalibrationResult,
   evaluation: contracts.EvaluationResult,
 ) -> bytes:
+  return render(lambda figure: plot(figure, calibration, evaluation), height)
+
+
+def render(plot: Callable[[mpl_figure.Figure], None], height: float) -> bytes:
+  """Returns a PNG of what `plot` draws into an empty figure of our style."""
   with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       figsize=(_WIDTH, height), dpi=_DPI, layout='constrained'
     )
-    plot(figure, calibration, evaluation)
+    plot(figure)
     png = io.BytesIO()
     # Without metadata, the same numbers give the same bytes.
     backend_agg.FigureCanvasAgg(figure).print_png(

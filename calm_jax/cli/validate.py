@@ -1,0 +1,246 @@
+"""`calm validate`: dumps in, what calibration buys and costs out. No JAX."""
+
+import os
+import pathlib
+
+from calm_jax import errors
+from calm_jax.cli import flags, settings
+
+DESCRIPTION = """Is calibration worth it, against choosing a threshold naively?
+
+  calm validate --dump_dir=runs/softmax_dump --dump_dir=runs/state_dump \\
+    --output_dir=runs/validation
+
+Splits the texts of the dumps at random, many times, lets every rule choose its
+threshold on one part, and sees on the other whether the loss stays within the
+tolerance, and how many layers it takes. Also with smaller calibration sets,
+with texts unlike those that were calibrated on, and with thresholds replayed
+from the full model's confidences. Writes CSV, JSON and figures;
+docs/validation.md says how to read them. Needs NumPy and SciPy only."""
+
+SETTINGS = (
+  settings.Setting(
+    'output_dir',
+    'VALIDATION_OUTPUT_DIR',
+    str,
+    settings.REQUIRED,
+    'folder of the tables and figures',
+  ),
+  settings.Setting(
+    'num_splits', 'NUM_SPLITS', int, 50, 'random splits', minimum=1
+  ),
+  settings.Setting(
+    'test_share', 'TEST_SHARE', float, 0.2, 'of the texts, in (0, 1)'
+  ),
+  settings.Setting(
+    'tolerances',
+    'TOLERANCES',
+    str,
+    '0.02,0.05,0.1,0.15,0.2,0.25,0.3,0.4',
+    'rising, joined by commas; delta in CALM, alpha in Learn-then-Test',
+  ),
+  settings.Setting(
+    'failure_prob',
+    'FAILURE_PROB',
+    float,
+    0.05,
+    'of the calibrated rule, in (0, 1); epsilon in CALM, delta in LTT',
+  ),
+  settings.Setting(
+    'consistency',
+    'CONSISTENCIES',
+    str,
+    'textual,risk',
+    'losses, joined by commas: textual, risk or risk_difference',
+  ),
+  settings.Setting(
+    'metric',
+    'METRIC',
+    str,
+    None,
+    "metric that the losses are made of; without it, each dump's task's",
+  ),
+  settings.Setting(
+    'p_value',
+    'P_VALUE',
+    str,
+    None,
+    'of the calibrated rule, as for calm calibrate',
+    objects=True,
+  ),
+  settings.Setting(
+    'procedure',
+    'PROCEDURE',
+    str,
+    'fixed_sequence',
+    'of the calibrated rule, as for calm calibrate',
+    objects=True,
+  ),
+  settings.Setting(
+    'sizes',
+    'CALIBRATION_SIZES',
+    str,
+    '25,50,100,200,400,800,1600,3200',
+    'texts calibrated on, joined by commas, as far as there are so many',
+  ),
+  settings.Setting(
+    'groups',
+    'GROUPS_FILE',
+    str,
+    None,
+    'JSON object from example id to group, such as its package, for the shift;'
+    ' without it, short and long inputs',
+  ),
+  settings.Setting(
+    'vocabulary',
+    'VOCABULARY_PATH',
+    str,
+    None,
+    'SentencePiece model of the dumps, to read replayed tokens as text;'
+    ' without it, the shipped one where it fits, else tokens are compared',
+  ),
+  settings.Setting(
+    'seed', 'VALIDATION_SEED', int, 0, 'of the random splits', minimum=0
+  ),
+)
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings, and --dump_dir, which may be repeated."""
+  parser.add_argument(
+    '--dump_dir',
+    action='append',
+    default=[],
+    metavar='STR',
+    help='dump of one measure; once for each measure, all of the same texts'
+    ' (required)',
+  )
+  settings.add_flags(parser, SETTINGS)
+
+
+def run(args) -> None:
+  """Validates, writes all files and prints what was found.
+
+  Raises:
+    CalmError: as `validate_dumps.read_dumps` and `validate`.
+  """
+  chosen = settings.settle(args, SETTINGS)
+  if not args.dump_dir:
+    raise errors.ConfigError(
+      'Missing --dump_dir. It names a dump, as calm dump wrote it, and may be'
+      ' repeated.'
+    )
+  from calm_jax.calibration import choices, trials, validate_dumps
+
+  # Numbers first: they are known wrong before any file is read.
+  plan = trials.Plan(
+    tolerances=_numbers('tolerances', chosen.tolerances, float),
+    failure_prob=chosen.failure_prob,
+    num_trials=chosen.num_splits,
+    test_share=chosen.test_share,
+    sizes=_numbers('sizes', chosen.sizes, int),
+    seed=chosen.seed,
+  )
+  wanted = validate_dumps.Settings(
+    plan=plan,
+    objectives=tuple(x.strip() for x in chosen.consistency.split(',')),
+    metric=chosen.metric,
+    p_value=None
+    if chosen.p_value is None
+    else choices.get_p_value(chosen.p_value),
+    procedure=choices.get_procedure(chosen.procedure),
+  )
+  validate_dumps.check(wanted)
+  dumps = validate_dumps.read_dumps(args.dump_dir)
+  _validate(chosen, wanted, dumps)
+
+
+def _validate(chosen, wanted, dumps) -> None:
+  import dataclasses
+
+  from tqdm import auto as tqdm
+
+  from calm_jax.calibration import validate_dumps
+
+  groups = None
+  if chosen.groups is not None:
+    groups = validate_dumps.groups_of(
+      dumps[0].data, _read_groups(chosen.groups), chosen.groups
+    )
+  result = validate_dumps.validate(
+    dumps,
+    dataclasses.replace(wanted, decode=_decode(chosen.vocabulary, dumps)),
+    groups,
+    track=lambda work: tqdm.tqdm(work, desc='validate', unit='dump x loss'),
+  )
+  write(result, chosen.output_dir)
+  from calm_jax.report import validation_table
+
+  print(validation_table.summary(result))
+  print(f'Written: {chosen.output_dir}')
+
+
+def write(result, output_dir: str | os.PathLike) -> None:
+  """Writes the result as JSON, its rows as CSV, and its figures.
+
+  Raises:
+    ResourceError: a file cannot be written.
+  """
+  from calm_jax import contracts
+  from calm_jax.calibration import validation_records
+  from calm_jax.report import validation_figures
+
+  folder = pathlib.Path(output_dir).expanduser()
+  tables = {
+    'validation.csv': result.of(validation_records.RANDOM_SPLITS),
+    'calibration_size.csv': result.of(validation_records.CALIBRATION_SIZE),
+    'distribution_shift.csv': result.of(validation_records.SHIFT),
+    'replay_gap.csv': result.replay_gaps,
+  }
+  pictures = validation_figures.draw(result)
+  contracts.write_json_atomically(folder / 'validation.json', result)
+  for name, rows in tables.items():
+    if rows:
+      text = validation_records.to_csv(rows)
+      contracts.write_bytes_atomically(folder / name, text.encode('utf-8'))
+  for picture in pictures:
+    contracts.write_bytes_atomically(folder / picture.file, picture.png)
+
+
+def _decode(path: str | None, dumps):
+  """Reads tokens as text; None where only the shipped vocabulary is known."""
+  from calm_jax.calibration import replay
+  from calm_jax.data import vocabulary
+
+  decode = vocabulary.Tokenizer(path).decode
+  try:
+    for dump in dumps:
+      replay.check_decodes(dump.data, decode)
+  except errors.DataError:
+    if path is not None:
+      raise
+    return None
+  return decode
+
+
+def _read_groups(path: str) -> dict[str, str]:
+  from calm_jax import contracts
+
+  group_of = contracts.read_json(path)
+  if not isinstance(group_of, dict) or not all(
+    isinstance(x, str) for x in group_of.values()
+  ):
+    raise errors.DataError(
+      f'{path} must be a JSON object from example ids to names of groups, as'
+      ' {"id1": "numpy", "id2": "scipy"}.'
+    )
+  return group_of
+
+
+def _numbers(name: str, text: str, kind: type) -> tuple:
+  try:
+    return tuple(kind(x) for x in text.split(','))
+  except ValueError as error:
+    raise errors.ConfigError(
+      f'{name} must be numbers joined by commas, got {text!r}.'
+    ) from error
