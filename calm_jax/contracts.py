@@ -15,6 +15,9 @@ import math
 
 from calm_jax import errors, json_records
 from calm_jax.dump_arrays import Dump as Dump
+from calm_jax.efficiency_records import Flops as Flops
+from calm_jax.efficiency_records import Milliseconds as Milliseconds
+from calm_jax.efficiency_records import Speed as Speed
 from calm_jax.json_records import SCHEMA_VERSION as SCHEMA_VERSION
 from calm_jax.json_records import read_json as read_json
 from calm_jax.json_records import (
@@ -55,6 +58,10 @@ class Manifest(json_records.Record):
     model_digest, config_digest, data_digest: name what was run, so that a
       calibration is not applied to something else.
     stopped: '' or why lower thresholds that were asked for are not there.
+    network: sizes of the network by their names in `t5.network.T5Config`, and
+      `num_mlp_inputs`, kernels into the feed-forward block.
+    exit_layers: layers after which a token might leave, the last is L; if
+      empty, nobody noted them.
   """
 
   task: str
@@ -72,6 +79,8 @@ class Manifest(json_records.Record):
   shards: tuple[ShardInfo, ...] = ()
   decode_mode: str = GENERATED
   stopped: str = ''
+  network: dict[str, int] = dataclasses.field(default_factory=dict)
+  exit_layers: tuple[int, ...] = ()
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
   command: str = ''
   schema_version: int = SCHEMA_VERSION
@@ -100,6 +109,17 @@ class Manifest(json_records.Record):
     _require(
       self.num_examples == total,
       f'num_examples is {self.num_examples}, but the shards hold {total}',
+    )
+    exits = self.exit_layers
+    _require(
+      not exits
+      or (
+        exits[0] >= 1
+        and exits[-1] == self.num_decoder_layers
+        and all(low < high for low, high in zip(exits, exits[1:], strict=False))
+      ),
+      'exit_layers must ascend from at least 1 and end with the last layer'
+      f' {self.num_decoder_layers}, got {exits}',
     )
     files = [shard.file for shard in self.shards]
     _require(len(set(files)) == len(files), f'a shard is listed twice: {files}')
@@ -181,11 +201,42 @@ class CurvePoint(json_records.Record):
     _require_loss(self, 'mean_loss')
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outputs(json_records.Record):
+  """What one system's outputs are like, beside the task's metric.
+
+  Attributes:
+    exact_match: share of outputs equal to the reference.
+    endless: share that never ends: no end of sequence within the limit.
+    num_ended: texts whose output ends, the full model's too.
+    mean_metric_ended, mean_loss_ended: over these; None if there are none.
+  """
+
+  exact_match: float
+  endless: float
+  num_ended: int
+  mean_metric_ended: float | None = None
+  mean_loss_ended: float | None = None
+
+  def __post_init__(self):
+    _require_unit(self, 'exact_match', 'endless')
+    if self.num_ended:
+      _require_unit(self, 'mean_metric_ended')
+      _require_loss(self, 'mean_loss_ended')
+
+
 @dataclasses.dataclass(frozen=True)
 class SystemRow(json_records.Record):
   """One system on the test split: the full model or the calibrated one.
 
-  `loss_upper_95` is a one-sided 95% upper confidence bound of the mean loss.
+  Attributes:
+    loss_upper_95: one-sided 95% upper confidence bound of the mean loss.
+    ms_per_token: encoder included, all timed time over all timed tokens.
+    outputs: None in files that were written before it was counted, as `flops`
+      and `speed`.
+    flops: also None where the network's sizes or the measure's cost are not
+      known.
+    speed: how `ms_per_token` spreads, and the same without the encoder.
   """
 
   threshold: float
@@ -195,6 +246,9 @@ class SystemRow(json_records.Record):
   mean_layers: float
   ms_per_token: float
   tokens_timed: int
+  outputs: Outputs | None = None
+  flops: Flops | None = None
+  speed: Speed | None = None
 
   def __post_init__(self):
     _require_unit(self, 'threshold', 'mean_metric')
@@ -220,16 +274,48 @@ class Sample(json_records.Record):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ExampleLoss(json_records.Record):
+  """One test example at the calibrated threshold, beside the full model.
+
+  Attributes:
+    loss: as it was calibrated.
+    metric: of the calibrated output against the reference.
+    num_tokens: of the calibrated output, EOS included.
+  """
+
+  example_id: str
+  loss: float
+  metric: float
+  mean_layers: float
+  num_tokens: int
+  source: str
+  reference: str
+  prediction: str
+  full_prediction: str
+
+  def __post_init__(self):
+    _require_unit(self, 'metric')
+    _require_loss(self, 'loss')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationResult(json_records.Record):
   """The full and the calibrated model on the test split.
 
   Attributes:
     baselines: the task's metric of trivial systems, as the input copied.
-    speedup: ms per token of the full model over the calibrated one, same run.
+    speedup: ms per token of the full model over the calibrated one, same run;
+      both are all time over all tokens, encoder included.
+    decoder_speedup: likewise without the encoder; None if it was not timed.
+    flops_reduction: decoder operations per token of the full model over the
+      calibrated one; None if they were not counted.
+    flops_reduction_without_output_embedding: likewise, of the rest.
     curve: [G] on the test split, if the dump holds it.
+    example_losses: the examples with the greatest losses, greatest first.
     layer_histogram: [L], tokens that used 1..L layers at the calibrated
       threshold.
+    command: repeats the evaluation.
   """
 
   task: str
@@ -245,9 +331,15 @@ class EvaluationResult(json_records.Record):
   speedup: float
   batch_size: int
   machine: str
+  decoder_speedup: float | None = None
+  flops_reduction: float | None = None
+  flops_reduction_without_output_embedding: float | None = None
   curve: tuple[CurvePoint, ...] = ()
   samples: tuple[Sample, ...] = ()
+  example_losses: tuple[ExampleLoss, ...] = ()
   layer_histogram: tuple[int, ...] = ()
+  versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  command: str = ''
   schema_version: int = SCHEMA_VERSION
 
   def __post_init__(self):

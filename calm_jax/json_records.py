@@ -1,9 +1,9 @@
 """Strict JSON for the small records that cross stages.
 
 `contracts.py` defines the records; this module turns them into JSON and back.
-Strict means: no NaN or infinity, no unknown, missing or repeated fields, no
-value of another type, one schema version. Each failure is one `DataError` that
-names the file and the field. Standard library only.
+Strict means: no NaN or infinity, no unknown or repeated fields, none missing
+that has no default, no value of another type, one schema version. Each failure
+is one `DataError` that names the file and the field. Standard library only.
 """
 
 import contextlib
@@ -173,10 +173,17 @@ def _record(cls: type[_R], fields: Any, where: str) -> _R:
       f'{where} must be a JSON object, got {type(fields).__name__}.'
     )
   names = [field.name for field in dataclasses.fields(cls)]
+  # A field that was added later has a default, so that older files are read.
+  required = [
+    field.name
+    for field in dataclasses.fields(cls)
+    if field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
+  ]
   # First, because other fields may differ only because the version does.
   if 'schema_version' in names:
     check_schema_version(fields.get('schema_version'), where)
-  missing = [name for name in names if name not in fields]
+  missing = [name for name in required if name not in fields]
   unknown = sorted(set(fields) - set(names))
   if missing or unknown:
     raise errors.DataError(
@@ -187,6 +194,7 @@ def _record(cls: type[_R], fields: Any, where: str) -> _R:
   values = {
     name: _value(hints[name], fields[name], f'{where}: {name}')
     for name in names
+    if name in fields
   }
   try:
     return cls(**values)

@@ -20,6 +20,7 @@ FOUNDATION = (
   'errors',
   'json_records',
   'dump_arrays',
+  'efficiency_records',
   'contracts',
   'character_ngrams',
   'rouge',
@@ -42,6 +43,7 @@ ROOMS = (
   'calibration',
   'evaluation',
   'report',
+  'study',
   'cli',
 )
 # Below the waist of the data flow, all but `dump.runner`.

@@ -185,3 +185,21 @@ def test_a_file_in_place_of_a_folder(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.ResourceError, match='Cannot write .*file.json: '):
     contracts.write_json_atomically(tmp_path / 'file' / 'file.json', {'a': 1})
+
+
+def test_a_file_from_before_a_field_was_added_is_read(tmp_path):
+  """Fields with a default may be missing; the schema version may not."""
+  path = tmp_path / 'evaluation.json'
+  fields = RESULT.to_json()
+  for name in ('flops_reduction', 'example_losses', 'command', 'curve'):
+    del fields[name]
+  for name in ('outputs', 'flops', 'speed'):
+    del fields['full'][name]
+  path.write_text(json.dumps(fields))
+  assert contracts.read_json(path, contracts.EvaluationResult) == (
+    dataclasses.replace(RESULT, curve=())
+  )
+  del fields['schema_version']
+  path.write_text(json.dumps(fields))
+  with pytest.raises(errors.DataError, match='schema version None'):
+    contracts.read_json(path, contracts.EvaluationResult)

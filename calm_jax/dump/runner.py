@@ -39,6 +39,12 @@ EXAMPLES_PER_SHARD = 64
 
 _PACKAGES = ('jax', 'flax', 'numpy', 'sentencepiece')
 
+# What decides the operations of a token; names are T5Config's.
+_SIZES = (
+  *('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'),
+  *('num_encoder_layers', 'num_decoder_layers'),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Stopping:
@@ -101,18 +107,24 @@ def header(
   Raises:
     DataError: the thresholds are not such a grid.
   """
+  config = generator.model.config
   return contracts.Manifest(
     task=task,
     split=split,
     metric=metric,
     thresholds=tuple(float(x) for x in thresholds),
-    num_decoder_layers=generator.model.config.num_decoder_layers,
+    num_decoder_layers=config.num_decoder_layers,
     max_decode_length=generator.max_decode_length,
     measure=repr(generator.model.measure),
     threshold_schedule=repr(generator.model.threshold_schedule),
     model_digest=model_digest,
     config_digest=config_digest(generator),
     data_digest=data_digest,
+    network={
+      **{name: getattr(config, name) for name in _SIZES},
+      'num_mlp_inputs': len(config.mlp_activations),
+    },
+    exit_layers=generator.model.exit_layers.layers(config.num_decoder_layers),
     versions={
       'calm_jax': calm_jax.__version__,
       **{x: importlib.metadata.version(x) for x in _PACKAGES},

@@ -9,6 +9,7 @@ from testing import tiny_text
 from calm_jax import errors
 from calm_jax.data import corpus
 from calm_jax.dump import reader, runner
+from calm_jax.evaluation import network_sizes
 
 GRID = (1.0, 0.02, 0.0)
 
@@ -207,3 +208,12 @@ def test_digest_names_the_configuration(generator):
 def test_default_grid_descends_from_the_full_model(generator):
   header = _header(generator, runner.DEFAULT_THRESHOLDS)  # checks the order
   assert header.thresholds[0] == 1.0 and header.thresholds[-1] == 0.0
+
+
+def test_the_header_has_what_operations_are_counted_from(generator):
+  manifest = _header(generator)
+  sizes = network_sizes.NetworkSizes.from_mapping(manifest.network)
+  config = generator.model.config
+  assert (sizes.emb_dim, sizes.mlp_dim) == (config.emb_dim, config.mlp_dim)
+  assert sizes.num_mlp_inputs == 2, 'gated'
+  assert manifest.exit_layers == (1, 2, 3)

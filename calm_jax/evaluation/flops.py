@@ -1,0 +1,179 @@
+"""Operations of the decoder per token (Elbayad et al. 2020, appendix B).
+
+CALM reports these as its efficiency beside measured time. As there, products
+of matrices and vectors count, 2 operations per multiplication; norms, softmax,
+activations and embedding look-ups do not; the encoder is left out, as it is the
+same for all systems.
+
+Symbols: d width of the states, a = heads x head_dim, f width of the
+feed-forward block with g kernels into it (2 if gated), V vocabulary, L layers,
+t position of the token from 1, x tokens of the source, n layers that the token
+used, T tokens of its sequence.
+
+    per layer that ran
+      self-attention         8 d a + 4 t a    four projections; t positions
+      cross-attention        4 d a + 4 x a    query and output; x positions
+      feed-forward           2 (g + 1) d f
+    once per sequence
+      source projection      4 x d a          per layer that any token reached
+    once per skipped layer
+      propagation            4 d a            if a later token reached the layer
+    confidence and choice    see `confidence_cost`; the full model: 2 d V
+
+Choices of ours where the sources are silent: the source is projected for layers
+that some token reached (the paper's reductions for SQuAD, whose outputs have
+five tokens, need that: with 2 of 8 layers everywhere and 512 source tokens the
+formula gives 3.5, and 1.1 if all layers count; the paper says 3.65), and keys
+and values of a skipped layer count when they are needed. This package projects
+the source for all layers before the first token, which is seen in its time.
+"""
+
+import numpy as np
+
+from calm_jax import contracts, errors
+from calm_jax.evaluation import confidence_cost, network_sizes
+
+NetworkSizes = network_sizes.NetworkSizes
+FULL_MODEL = confidence_cost.ChosenOnly()
+
+
+def flops_per_token(
+  sizes: NetworkSizes,
+  num_layers_used: np.ndarray,
+  source_lengths: np.ndarray,
+  cost: confidence_cost.ConfidenceCost = FULL_MODEL,
+  exits: tuple[int, ...] = (),
+) -> contracts.Flops:
+  """Counts what was decoded, exactly, and divides by its tokens.
+
+  Args:
+    sizes: of the network.
+    num_layers_used: [N, T], 1..L, 0 where there is no token.
+    source_lengths: [N] tokens of the sources.
+    cost: of the confidence measure.
+    exits: layers after which a token might leave, the last is L; all if empty.
+
+  Raises:
+    DataError: there is no token, or one left where no exit is.
+  """
+  used = np.asarray(num_layers_used, np.int64)
+  lengths = np.asarray(source_lengths, np.float64)[:, None]
+  exits = exits or tuple(range(1, sizes.num_decoder_layers + 1))
+  # [L] before [N, T]: layer by layer, which tokens ran it.
+  layers = np.arange(1, sizes.num_decoder_layers + 1)[:, None, None]
+  ran = used >= layers
+  num_tokens = int((used > 0).sum())
+  if not num_tokens:
+    raise errors.DataError('Operations per token need at least one token.')
+  reached = ran.any(axis=2)  # [L, N]
+  # [L, N, T]: a token at or after this one ran the layer, this one did not.
+  needed_later = np.flip(np.logical_or.accumulate(np.flip(ran, 2), axis=2), 2)
+  skipped = needed_later & ~ran & (used > 0)
+  positions = np.arange(1, used.shape[1] + 1)
+  self_attention, cross_attention = _attention(sizes, positions, lengths)
+  confidence, output = _confidence(sizes, used, positions, cost, exits)
+  totals = {
+    'self_attention': (used * self_attention).sum(),
+    'cross_attention': (used * cross_attention).sum(),
+    'source_projection': _key_value(sizes) * (reached * lengths[:, 0]).sum(),
+    'feed_forward': _feed_forward(sizes) * used.sum(),
+    'propagation': _key_value(sizes) * skipped.sum(),
+    'confidence': confidence,
+    'output_embedding': output,
+  }
+  return contracts.Flops(
+    **{name: float(total) / num_tokens for name, total in totals.items()}
+  )
+
+
+def flops_of_histogram(
+  sizes: NetworkSizes,
+  histogram: tuple[int, ...],
+  source_length: float,
+  target_length: float,
+  cost: confidence_cost.ConfidenceCost = FULL_MODEL,
+  exits: tuple[int, ...] = (),
+) -> contracts.Flops:
+  """The same from summaries: how many tokens used 1..L layers.
+
+  Takes layers and positions as independent, and every sequence as one whose
+  last token uses the deepest layer of all. So source projection and propagation
+  are upper bounds, and the rest is exact where the independence holds.
+
+  Args:
+    sizes: of the network.
+    histogram: [L] tokens that used 1..L layers.
+    source_length, target_length: mean tokens of a sequence, EOS included.
+    cost, exits: as for `flops_per_token`.
+
+  Raises:
+    DataError: the histogram has another length or is empty, or has a token
+      where no exit is.
+  """
+  counts = np.asarray(histogram, np.float64)
+  num_layers = sizes.num_decoder_layers
+  if counts.shape != (num_layers,) or not counts.sum() > 0:
+    raise errors.DataError(
+      f'A histogram must have tokens in {num_layers} layers, got {histogram}.'
+    )
+  exits = exits or tuple(range(1, num_layers + 1))
+  shares = counts / counts.sum()
+  layers = np.arange(1, num_layers + 1)
+  mean, deepest = float(shares @ layers), int(layers[counts > 0][-1])
+  position = np.array([(target_length + 1) / 2])
+  self_attention, cross_attention = _attention(
+    sizes, position, np.array([source_length])
+  )
+  by_layer = [
+    _confidence(sizes, np.array([layer]), position, cost, exits)
+    if share
+    else (0.0, 0.0)
+    for layer, share in zip(layers, shares, strict=True)
+  ]
+  confidence, output = shares @ np.array(by_layer)
+  projected = _key_value(sizes) * deepest * source_length
+  return contracts.Flops(
+    self_attention=mean * float(self_attention[0]),
+    cross_attention=mean * float(cross_attention[0]),
+    source_projection=projected / target_length,
+    feed_forward=mean * _feed_forward(sizes),
+    propagation=_key_value(sizes) * (deepest - mean),
+    confidence=float(confidence),
+    output_embedding=float(output),
+  )
+
+
+def _attention(sizes, positions, source_lengths):
+  """Both attentions of one layer for one token."""
+  dim, width = sizes.emb_dim, sizes.attention_dim
+  self_attention = 8.0 * dim * width + 4.0 * width * positions
+  return self_attention, 4.0 * dim * width + 4.0 * width * source_lengths
+
+
+def _feed_forward(sizes: NetworkSizes) -> float:
+  return 2.0 * (sizes.num_mlp_inputs + 1) * sizes.emb_dim * sizes.mlp_dim
+
+
+def _key_value(sizes: NetworkSizes) -> float:
+  """Keys and values of one state in one layer."""
+  return 4.0 * sizes.emb_dim * sizes.attention_dim
+
+
+def _confidence(sizes, used, positions, cost, exits) -> tuple[float, float]:
+  """Sums over all tokens: beside the output embedding, and with it."""
+  is_token = used > 0
+  left_at = used[is_token]
+  wrong = ~np.isin(left_at, exits)
+  if wrong.any():
+    raise errors.DataError(
+      f'Tokens may leave after layers {list(exits)} only, but one left after'
+      f' layer {left_at[wrong][0]}.'
+    )
+  place = np.searchsorted(exits, left_at)
+  output = cost.output_embedding(sizes, tuple(exits))[place].sum()
+  where = np.broadcast_to(positions, used.shape)[is_token]
+  # [tokens, E], of which each token takes its exit.
+  beside = cost.beside(sizes, tuple(exits), where)
+  return float(np.take_along_axis(beside, place[:, None], 1).sum()), float(
+    output
+  )

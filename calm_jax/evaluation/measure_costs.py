@@ -1,0 +1,86 @@
+"""Which cost belongs to which confidence measure, by the manifest's text.
+
+Manifest.measure, as 'TopKPropagation(k=64)' -> ConfidenceCost -> flops
+
+A dump names its measure by its repr, because the measure itself needs JAX. The
+text is parsed, never executed.
+"""
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+from calm_jax.evaluation import confidence_cost
+
+_Knobs = dict[str, Any]
+
+
+def cost_of(measure: str) -> confidence_cost.ConfidenceCost | None:
+  """Returns the measure's cost; None if it is no measure known here.
+
+  Args:
+    measure: repr of an object of `calm_jax.early_exit`.
+  """
+  name, knobs = parse(measure)
+  make = _COSTS.get(name)
+  if make is None:
+    return None
+  try:
+    return make(knobs)
+  except (KeyError, TypeError):
+    return None  # Knobs of another version.
+
+
+def parse(text: str) -> tuple[str, _Knobs]:
+  """'Name(a=1, b=(2, 3))' -> ('Name', {'a': 1, 'b': (2, 3)}).
+
+  Objects among the knobs come as such a pair again. What is no such text comes
+  back as a name without knobs.
+  """
+  try:
+    node = ast.parse(text.strip(), mode='eval').body
+    if isinstance(node, ast.Call):
+      return _parsed_call(node)
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    pass
+  return text, {}
+
+
+def _parsed_call(node: ast.Call) -> tuple[str, _Knobs]:
+  if not isinstance(node.func, ast.Name) or node.args:
+    raise ValueError('not the repr of a dataclass')
+  knobs = {}
+  for keyword in node.keywords:
+    if keyword.arg is None:
+      raise ValueError('** is no part of a repr')
+    is_object = isinstance(keyword.value, ast.Call)
+    read = _parsed_call if is_object else ast.literal_eval
+    knobs[keyword.arg] = read(keyword.value)
+  return node.func.id, knobs
+
+
+def _top_k(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
+  return confidence_cost.TopK(
+    k=knobs['k'],
+    taken_at=knobs['taken_at'],
+    last_layer_from_k=knobs['last_layer_from_k'],
+  )
+
+
+def _always(
+  cost: confidence_cost.ConfidenceCost,
+) -> Callable[[_Knobs], confidence_cost.ConfidenceCost]:
+  return lambda knobs: cost
+
+
+_COSTS: dict[str, Callable[[_Knobs], confidence_cost.ConfidenceCost]] = {
+  'SoftmaxTopTwoGap': _always(confidence_cost.WholeSoftmax()),
+  'SoftmaxMaximum': _always(confidence_cost.WholeSoftmax()),
+  'SoftmaxEntropy': _always(confidence_cost.WholeSoftmax()),
+  'Patience': _always(confidence_cost.WholeSoftmax()),
+  'HiddenStateSaturation': _always(confidence_cost.Saturation()),
+  'TopKPropagation': _top_k,
+  # No measurement; the oracle's is for free, as in CALM's bound.
+  'StaticExit': _always(confidence_cost.ChosenOnly()),
+  'Oracle': _always(confidence_cost.ChosenOnly()),
+}
