@@ -70,11 +70,13 @@ class ConformalRiskControl:
     """Returns '' or why no early exit can be chosen with so few examples."""
     if 1.0 / (num_examples + 1.0) <= tolerance:
       return ''
+    needed = int(np.ceil(1.0 / tolerance)) - 1
+    if 1.0 / needed <= tolerance:  # 1 / tolerance was rounded up.
+      needed -= 1
     return (
       f'{num_examples} examples can never keep a tolerance of {tolerance:g},'
-      ' even without any loss: use at least'
-      f' {int(np.ceil(1.0 / tolerance)) - 1} examples or a tolerance of at'
-      f' least {1.0 / (num_examples + 1.0):.4g}.'
+      f' even without any loss: use at least {needed} examples or a tolerance of'
+      f' at least {1.0 / (num_examples + 1.0):.4g}.'
     )
 
 

@@ -64,9 +64,13 @@ def calibrate_dump(
   # Cached, because the risk's losses and the curve need the same scores.
   objective = kind(functools.cache(compare))
   p_value = _settle_p_value(p_value, objective)
-  ids = data.example_ids
+  # A dump is sorted by length, to which a loss may be related. Ids are hashes,
+  # so their order is a random one, whoever made the dump.
+  order = np.argsort(data.example_ids)
+  texts = data.predictions[order], data.references[order]
+  ids = data.example_ids[order]
   outcome = learn_then_test.calibrate(
-    objective.losses(data.predictions, data.references, ids),
+    objective.losses(*texts, ids),
     manifest.thresholds,
     tolerance,
     failure_prob,
@@ -75,7 +79,7 @@ def calibrate_dump(
     ids,
     objective.loss_range,
   )
-  scores = risks.score(objective.metric, data.predictions, data.references, ids)
+  scores = risks.score(objective.metric, *texts, ids)
   return contracts.CalibrationResult(
     threshold=outcome.threshold,
     tolerance=tolerance,

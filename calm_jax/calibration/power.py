@@ -153,9 +153,9 @@ def warning(
   p_value: p_values.PValue = p_values.DEFAULT,
 ) -> str:
   """Returns '' or why no early exit can be certified with so few examples."""
-  smallest = smallest_certifiable_tolerance(num_examples, failure_prob, p_value)
-  if tolerance >= smallest:
+  if p_value(np.zeros(num_examples), tolerance) <= failure_prob:
     return ''
+  smallest = smallest_certifiable_tolerance(num_examples, failure_prob, p_value)
   try:
     needed = smallest_certifying_num_examples(tolerance, failure_prob, p_value)
   except errors.ConfigError:

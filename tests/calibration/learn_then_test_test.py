@@ -1,21 +1,21 @@
-"""The whole calibration: decisions, guarantee, power, and from a dump."""
+"""From losses to the threshold: decisions, guarantee, refusals."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from calm_jax import contracts, errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import (
-  from_dump,
+  betting,
+  choices,
+  conformal_risk_control,
   learn_then_test,
+  loss_ranges,
+  multiple_testing,
   p_values,
-  power,
-  risks,
 )
-from calm_jax.dump import writer
 
 THRESHOLDS = [1.0, 0.9, 0.8, 0.7]
 
@@ -112,25 +112,40 @@ def test_a_guarantee_outside_0_1(name, value):
   with pytest.raises(errors.ConfigError, match='CALM.*Learn-then-Test') as info:
     learn_then_test.calibrate(np.zeros((50, 4)), THRESHOLDS, **arguments)
   assert info.value.args[0].startswith(name)
-  # Before any file is opened.
-  with pytest.raises(errors.ConfigError, match=name):
-    from_dump.calibrate_dump('/nowhere', 'textual', **arguments)
 
 
 @pytest.mark.parametrize(
-  'thresholds',
-  [
-    [1.0, 0.8, 0.9, 0.7],
-    [1.0, 0.9, 0.9, 0.7],
-    [1.1, 0.9, 0.8, 0.7],
-    [1.0, 0.9, 0.8, math.nan],
-    [1.0, 0.9, 0.8, -0.1],
-    [],
-  ],
+  'thresholds', [[1.1, 0.9], [1.0, math.nan], [1.0, -0.1], [], 0.5, 'high']
 )
-def test_thresholds_that_do_not_descend(thresholds):
+def test_thresholds_that_are_none(thresholds):
   with pytest.raises(errors.ConfigError, match='thresholds|Thresholds'):
-    learn_then_test.calibrate(np.zeros((50, 4)), thresholds, 0.1, 0.05)
+    learn_then_test.calibrate(np.zeros((50, 2)), thresholds, 0.1, 0.05)
+
+
+def test_any_order_of_the_thresholds_gives_the_same():
+  """The columns go with their thresholds; one given twice counts once."""
+  losses = losses_with_means(400, 0, 0.02, 0.05, 0.2)
+  expected = learn_then_test.calibrate(losses, THRESHOLDS, 0.1, 0.05)
+  columns = [2, 0, 3, 1, 2]
+  got = learn_then_test.calibrate(
+    losses[:, columns],
+    [THRESHOLDS[i] for i in columns],
+    0.1,
+    0.05,
+    procedure=multiple_testing.FixedSequence(),
+  )
+  assert got.threshold == expected.threshold == 0.8
+  assert got.thresholds.tolist() == THRESHOLDS
+  for name in ('mean_losses', 'p_values', 'certified'):
+    assert np.array_equal(getattr(got, name), getattr(expected, name))
+  assert '[1.0, 0.9, 0.8, 0.7]' in got.warning and expected.warning == ''
+
+
+def test_one_threshold_with_two_losses():
+  losses = np.zeros((50, 3))
+  losses[7, 2] = 0.5
+  with pytest.raises(errors.DataError, match='twice.*row 7 is 0.5'):
+    learn_then_test.calibrate(losses, [1.0, 0.5, 0.5], 0.1, 0.05)
 
 
 def test_losses_that_are_no_losses():
@@ -153,25 +168,78 @@ def test_losses_that_are_no_losses():
       run(np.zeros(shape))
 
 
-def test_what_a_sample_can_certify_at_all():
-  """Closed forms: (1 - d)^n <= e and exp(-2 n d^2) <= e."""
-  smallest = power.smallest_certifiable_tolerance
-  for n in (5, 20, 50, 1000):
-    assert smallest(n, 0.05) == pytest.approx(1 - 0.05 ** (1 / n))
-    assert smallest(n, 0.05, p_values.Hoeffding()) == pytest.approx(
-      min(1.0, math.sqrt(math.log(20) / (2 * n)))
+def test_a_p_value_that_does_not_hold_is_refused_before_the_losses():
+  """Even before it is seen that there are none."""
+
+  def run(p_value, loss_range):
+    learn_then_test.calibrate(
+      np.zeros((0, 4)),
+      THRESHOLDS,
+      0.1,
+      0.05,
+      p_value=p_value,
+      loss_range=loss_range,
     )
-  assert smallest(1, 0.05, p_values.Hoeffding()) == 1.0
-  needed = power.smallest_certifying_num_examples
-  for tolerance in (0.01, 0.1, 0.25):
-    assert needed(tolerance, 0.05) == math.ceil(
-      math.log(0.05) / math.log(1 - tolerance)
-    )
-  assert needed(0.1, 0.05) == 29
-  with pytest.raises(errors.ConfigError, match='needs more than'):
-    needed(1e-9, 0.05)
+
+  signed, unit = loss_ranges.SIGNED_UNIT, loss_ranges.UNIT
+  with pytest.raises(errors.ConfigError, match="Hoeff.*-1, 1.*'betting'"):
+    run(p_values.HoeffdingBentkus(), signed)
+  with pytest.raises(errors.ConfigError, match=r'Binomial.*0 or 1.*zero_one'):
+    run(p_values.Binomial(), unit)
   with pytest.raises(errors.DataError, match='at least one example'):
-    smallest(0, 0.05)
+    run(betting.Betting(), signed)
+
+
+def test_improvements_make_up_for_losses_where_they_may():
+  random = np.random.default_rng(0)
+  losses = np.zeros((600, 2))
+  losses[:, 1] = random.choice([-0.5, 0.0, 0.6], 600, p=[0.2, 0.6, 0.2])
+  arguments = ([1.0, 0.5], 0.1, 0.05)
+  unclipped = learn_then_test.calibrate(
+    losses, *arguments, p_value=betting.Betting()
+  )
+  clipped = learn_then_test.calibrate(
+    np.maximum(losses, 0.0), *arguments, p_value=betting.Betting()
+  )
+  assert unclipped.threshold == 0.5 and clipped.threshold == 1.0
+  with pytest.raises(errors.DataError, match=r'in \[0, 1\]'):
+    learn_then_test.calibrate(losses, *arguments)
+
+
+@pytest.mark.parametrize('name', ['bonferroni', 'holm'])
+def test_the_lowest_certified_threshold_counts_without_a_sequence(name):
+  losses = losses_with_means(400, 0, 0.02, 0.2, 0.02)
+  outcome = learn_then_test.calibrate(
+    losses, THRESHOLDS, 0.1, 0.05, procedure=choices.PROCEDURES[name]
+  )
+  assert outcome.certified.tolist() == [True, True, False, True]
+  assert outcome.threshold == 0.7
+  assert outcome.reason == (
+    '0.7, the end of the grid, is certified on 400 examples.'
+  )
+
+
+def test_the_reason_where_the_failure_probability_was_split():
+  losses = losses_with_means(100, 0, 0.0, 0.04, 0.04)
+  holm = multiple_testing.Holm()
+  outcome = learn_then_test.calibrate(
+    losses, THRESHOLDS, 0.1, 0.04, p_values.Binomial(), holm
+  )
+  assert outcome.threshold == 0.9 and outcome.p_values[2] < 0.04
+  assert 'is too large for Holm() at failure probability' in outcome.reason
+
+
+def test_a_split_failure_probability_needs_more_examples():
+  for n, warns in ((38, True), (39, False)):  # log(0.05 / 3) / log(0.9) = 38.9
+    outcome = learn_then_test.calibrate(
+      np.zeros((n, 4)),
+      THRESHOLDS,
+      0.1,
+      0.05,
+      procedure=multiple_testing.Bonferroni(),
+    )
+    assert (outcome.threshold == 1.0) == warns
+    assert ('at least 39 examples' in outcome.warning) == warns
 
 
 def test_a_sample_too_small_is_warned_of():
@@ -187,122 +255,16 @@ def test_an_impossible_tolerance_keeps_the_full_model():
   assert 'can never certify a tolerance of 1e-08' in outcome.warning
 
 
-PREDICTIONS = np.array(
-  [
-    # The first column is the full model's.
-    ['The end.', 'The end.', 'the end'],
-    ['A cat', 'A cat', 'A dog'],
-    ['wrong', 'right', 'right'],
-  ]
-)
-REFERENCES = np.array(['The end.', 'A cow', 'right'])
-
-
-def test_textual_loss_compares_with_the_full_model():
-  losses = risks.TextualConsistency(text_metrics.exact_match).losses(
-    PREDICTIONS, REFERENCES
+def test_conformal_risk_control_says_that_it_is_weaker():
+  losses = losses_with_means(400, 0, 0.02, 0.095, 0.2)
+  procedure = conformal_risk_control.ConformalRiskControl()
+  outcome = learn_then_test.calibrate(
+    losses, THRESHOLDS, 0.1, 0.05, procedure=procedure
   )
-  assert losses.tolist() == [[0, 0, 1], [0, 0, 1], [0, 1, 1]]
-  losses = risks.TextualConsistency(text_metrics.chrf).losses(
-    PREDICTIONS, REFERENCES
+  # (38 + 1) / 401 is within the tolerance; no p-value would say so.
+  assert outcome.threshold == 0.8 and outcome.p_values[2] > 0.3
+  assert outcome.reason.startswith('Weaker guarantee (conformal risk control)')
+  few = learn_then_test.calibrate(
+    np.zeros((8, 4)), THRESHOLDS, 0.1, 0.05, procedure=procedure
   )
-  assert losses[0, 2] == 1 - text_metrics.chrf('the end', 'The end.')
-  assert not losses[:, 0].any()
-
-
-def test_risk_loss_clips_each_example_before_any_mean():
-  losses = risks.RiskConsistency(text_metrics.exact_match).losses(
-    PREDICTIONS, REFERENCES
-  )
-  # The third example improves; that must not pay for the first.
-  assert losses.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
-
-
-def test_a_metric_outside_0_1_is_named_with_the_example():
-  def percent(prediction, reference):
-    return 100.0 * (prediction == reference)
-
-  ids = ['a', 'b', 'c']
-  for kind in (risks.TextualConsistency, risks.RiskConsistency):
-    with pytest.raises(errors.DataError, match='percent .*100.0 of example a'):
-      kind(percent).losses(PREDICTIONS, REFERENCES, ids)
-
-
-def make_dump(num_examples=60, **fields):
-  """At 0.5 one example in 20 differs from the full model; at 0.1 all do."""
-  shape = (num_examples, 3, 2)
-  layers = np.broadcast_to(np.array([4, 2, 1])[:, None], shape).astype(np.int8)
-  texts = np.array([['Same text.', 'Same text.', '###']] * num_examples)
-  texts[::20, 1] = 'qqq'
-  manifest = contracts.Manifest(
-    **{
-      'task': 'docstring_restoration',
-      'split': 'calibration',
-      'metric': 'chrf',
-      'thresholds': (1.0, 0.5, 0.1),
-      'num_decoder_layers': 4,
-      'max_decode_length': 2,
-      'measure': 'SoftmaxTopTwoGap()',
-      'threshold_schedule': 'ConstantThreshold()',
-      'model_digest': 'm',
-      'config_digest': 'c',
-      'data_digest': 'd',
-    }
-    | fields
-  )
-  return manifest, contracts.Dump(
-    example_ids=np.array([f'id-{i}' for i in range(num_examples)]),
-    sources=np.array(['same text'] * num_examples),
-    references=np.array(['Same text.'] * num_examples),
-    predictions=texts,
-    tokens=np.full(shape, 3, np.int32),
-    num_layers_used=layers,
-    confidences=np.full(shape, 0.5, np.float32),
-    trace_confidences=np.zeros((num_examples, 2, 4), np.float32),
-    trace_tokens=np.full((num_examples, 2, 4), 3, np.int32),
-  )
-
-
-def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
-  manifest, dump = make_dump()
-  writer.write_dump(tmp_path / 'dump', manifest, [dump])
-  result = from_dump.calibrate_dump(
-    tmp_path / 'dump', 'textual', 0.2, 0.05
-  )
-  assert result == from_dump.calibrate_dump(
-    (manifest, dump), 'textual', 0.2, 0.05, metric='chrf'
-  )
-  assert result.threshold == 0.5
-  assert [point.certified for point in result.grid] == [True, True, False]
-  assert [point.mean_layers for point in result.grid] == [4.0, 2.0, 1.0]
-  np.testing.assert_allclose(
-    [point.mean_metric for point in result.grid], [1.0, 0.95, 0.0]
-  )
-  np.testing.assert_allclose(
-    [point.mean_loss for point in result.grid], [0.0, 0.05, 1.0]
-  )
-  assert result.metric == 'chrf'
-  assert result.p_value == 'HoeffdingBentkus()'
-  assert result.dump['model_digest'] == 'm'
-  contracts.write_json_atomically(tmp_path / 'calibration.json', result)
-  again = contracts.read_json(
-    tmp_path / 'calibration.json', contracts.CalibrationResult
-  )
-  assert again == result
-  assert (
-    json.loads((tmp_path / 'calibration.json').read_text())['threshold'] == 0.5
-  )
-
-
-def test_settings_that_do_not_exist():
-  data = make_dump()
-  with pytest.raises(errors.ConfigError, match="Did you mean 'textual'"):
-    from_dump.calibrate_dump(data, 'textal', 0.1, 0.05)
-  with pytest.raises(errors.ConfigError, match="Did you mean 'chrf'"):
-    from_dump.calibrate_dump(data, 'risk', 0.1, 0.05, metric='chrF')
-
-
-def test_only_texts_generated_at_each_threshold_carry_the_guarantee():
-  data = make_dump(decode_mode='simulated')
-  with pytest.raises(errors.DataError, match="decode_mode.*'simulated'"):
-    from_dump.calibrate_dump(data, 'risk', 0.1, 0.05)
+  assert few.threshold == 1.0 and 'at least 9 examples' in few.warning

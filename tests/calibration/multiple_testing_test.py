@@ -1,78 +1,143 @@
-"""Fixed sequence testing: its definition, and its error rate by simulation."""
+"""Testing procedures against their definitions, row by row."""
 
-import math
+import itertools
 
+import hypothesis
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import strategies as st
 
 from calm_jax import errors
-from calm_jax.calibration import multiple_testing, p_values
+from calm_jax.calibration import multiple_testing
 
-N, FAILURE_PROB, DRAWS = 500, 0.1, 2000
-SIGMA = math.sqrt(FAILURE_PROB * (1 - FAILURE_PROB) / DRAWS)
-# Risks finely around the tolerance, so that the test could fail: on a coarse
-# grid even a wrong procedure jumps over the narrow zone of near misses.
-OFFSETS = np.arange(-60, 31) / 1000
-
-
-def run(p_values_, failure_prob=0.05):
-  rejected = multiple_testing.FixedSequence()(np.array(p_values_), failure_prob)
-  return rejected.tolist()
-
-
-def test_stops_at_the_first_failure():
-  assert run([0.0, 0.05, 0.050001, 0.0]) == [True, True, False, False]
-  assert run([0.2, 0.0]) == [False, False]
-  assert run([0.01, 0.02]) == [True, True]
-  assert run([]) == []
-
-
-@pytest.mark.parametrize('bad', [np.nan, -0.1, 1.1])
-def test_refuses_what_is_no_p_value(bad):
-  with pytest.raises(errors.DataError, match='p-values must be'):
-    run([0.01, bad])
-
-
-def simulated_totals(tolerance):
-  """[draws, grid] sums of losses, coupled as thresholds couple them."""
-  random = np.random.default_rng(1)
-  uniform = np.sort(random.random((DRAWS, N)), axis=1)
-  risks = tolerance + OFFSETS
-  return np.array([np.searchsorted(row, risks) for row in uniform])
-
-
-def violation_rate(decisions):
-  """Share of draws [draws, grid] that certify a risk above the tolerance."""
-  return np.mean(np.array(decisions)[:, OFFSETS > 1e-9].any(axis=1))
-
-
-@pytest.mark.parametrize('tolerance', [0.1, 0.5])
-@pytest.mark.parametrize(
-  ('p_value', 'power_at'),
-  [
-    # Where each one, conservative as it is, comes close enough to be wrong.
-    (p_values.Hoeffding(), [0.5]),
-    (p_values.Bentkus(), [0.1, 0.5]),
-    (p_values.HoeffdingBentkus(), [0.1, 0.5]),
-  ],
-  ids=repr,
+PROCEDURES = [
+  multiple_testing.FixedSequence(),
+  multiple_testing.MultiStartFixedSequence(),
+  multiple_testing.MultiStartFixedSequence(num_starts=3),
+  multiple_testing.Bonferroni(),
+  multiple_testing.Holm(),
+]
+ROWS = st.integers(1, 12).flatmap(
+  lambda size: st.lists(
+    # Few values, so that many are tied and many pass.
+    st.sampled_from([0.0, 0.001, 0.004, 0.01, 0.02, 0.05, 0.2, 1.0]),
+    min_size=size,
+    max_size=size,
+  )
 )
-def test_family_wise_error(p_value, power_at, tolerance):
-  procedure = multiple_testing.FixedSequence()
-  values = p_value.from_totals(simulated_totals(tolerance), N, tolerance)
-  rate = violation_rate([procedure(p, FAILURE_PROB) for p in values])
-  assert rate <= FAILURE_PROB + 3 * SIGMA
-  if tolerance in power_at:
-    assert rate > 0.005
 
 
-def test_an_exact_test_reaches_the_failure_probability():
-  """So the simulation is sharp: a rate twice as high would be seen."""
-  procedure = multiple_testing.FixedSequence()
-  values = stats.binom.cdf(simulated_totals(0.1), N, 0.1)
-  rate = violation_rate([procedure(p, FAILURE_PROB) for p in values])
-  assert FAILURE_PROB / 2 < rate <= FAILURE_PROB + 3 * SIGMA
-  # And one that does not stop in time, the naive rule, is wrong half the time.
-  naive = simulated_totals(0.1) / N <= 0.1
-  assert violation_rate(naive) > 0.4
+def run(procedure, p_values, failure_prob=0.05):
+  return procedure(np.array(p_values), failure_prob).tolist()
+
+
+def sequence_by_hand(p_values, level):
+  rejected = [False] * len(p_values)
+  for position, p_value in enumerate(p_values):
+    if p_value > level:
+      break
+    rejected[position] = True
+  return rejected
+
+
+def multi_start_by_hand(p_values, num_starts, failure_prob):
+  size = len(p_values)
+  count = min(num_starts, size)
+  starts = {i * size // count for i in range(count)}
+  rejected = [False] * size
+  for start in starts:
+    chain = sequence_by_hand(p_values[start:], failure_prob / len(starts))
+    for position, passed in enumerate(chain, start):
+      rejected[position] |= passed
+  return rejected
+
+
+def holm_by_hand(p_values, failure_prob):
+  """The closed test of Bonferroni: a hypothesis falls if every set of
+  hypotheses that holds it is rejected by Bonferroni."""
+  size = len(p_values)
+  rejected = []
+  for position in range(size):
+    others = [p for i, p in enumerate(p_values) if i != position]
+    rejected.append(
+      all(
+        min([p_values[position], *chosen]) <= failure_prob / (count + 1)
+        for count in range(size)
+        # Of all sets of one size the one of the largest is the hardest.
+        for chosen in [sorted(others, reverse=True)[:count]]
+      )
+    )
+  return rejected
+
+
+@hypothesis.given(p_values=ROWS)
+@hypothesis.settings(deadline=None, derandomize=True, max_examples=200)
+def test_definitions(p_values):
+  level = 0.05
+  assert run(PROCEDURES[0], p_values) == sequence_by_hand(p_values, level)
+  for procedure in PROCEDURES[1:3]:
+    assert run(procedure, p_values) == multi_start_by_hand(
+      p_values, procedure.num_starts, level
+    )
+  assert run(PROCEDURES[3], p_values) == [
+    p * len(p_values) <= level for p in p_values
+  ]
+  assert run(PROCEDURES[4], p_values) == holm_by_hand(p_values, level)
+
+
+def test_examples():
+  fixed, multi, _, bonferroni, holm = PROCEDURES
+  p_values = [0.0, 0.05, 0.050001, 0.0]
+  assert run(fixed, p_values) == [True, True, False, False]
+  # Four starts at 0.0125 each: the chains of the second and third fail at once.
+  assert run(multi, p_values) == [True, False, False, True]
+  assert run(fixed, [0.2, 0.0]) == [False, False]
+  # 0.05 / 4 = 0.0125, then 0.05 / 3 = 0.0167 for the second smallest.
+  p_values = [0.015, 0.012, 0.03, 0.2]
+  assert run(bonferroni, p_values) == [False, True, False, False]
+  assert run(holm, p_values) == [True, True, False, False]
+
+
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=repr)
+def test_many_grids_at_once(procedure):
+  p_values = np.random.default_rng(0).random((3, 5, 7)) ** 6
+  together = procedure(p_values, 0.05)
+  assert together.shape == p_values.shape
+  assert 0 < together.sum() < together.size
+  for i, j in itertools.product(range(3), range(5)):
+    assert np.array_equal(together[i, j], procedure(p_values[i, j], 0.05))
+  assert procedure(np.zeros((2, 0)), 0.05).shape == (2, 0)
+
+
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=repr)
+def test_the_first_level_is_what_a_first_rejection_needs(procedure):
+  for size in (1, 3, 9):
+    level = procedure.first_level(0.05, size)
+    for p_value, passes in ((level, True), (np.nextafter(level, 1), False)):
+      row = np.ones(size)
+      row[0] = p_value
+      assert procedure(row, 0.05).any() == passes
+
+
+@pytest.mark.parametrize('num_starts', [1, 2, 3, 4, 12, 105, 300])
+def test_the_starts_share_the_failure_probability_whole(num_starts):
+  """As many starts as asked for, where the grid is long enough, each once."""
+  procedure = multiple_testing.MultiStartFixedSequence(num_starts)
+  for size in (1, 2, 39, 105):
+    starts = procedure.starts(size)
+    assert len(starts) == len(set(starts.tolist())) == min(num_starts, size)
+    assert starts[0] == 0 and starts.max() < size
+    level = procedure.first_level(0.05, size)
+    assert level * len(starts) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize('procedure', PROCEDURES, ids=repr)
+@pytest.mark.parametrize('bad', [np.nan, -0.1, 1.1])
+def test_refuses_what_is_no_p_value(procedure, bad):
+  with pytest.raises(errors.DataError, match='p-values must be'):
+    run(procedure, [0.01, bad])
+
+
+def test_no_starts():
+  with pytest.raises(errors.ConfigError, match='at least 1, got 0'):
+    multiple_testing.MultiStartFixedSequence(num_starts=0)

@@ -1,4 +1,7 @@
-"""p-values: closed forms by a second route, exact validity, simulation."""
+"""p-values of the sum: closed forms by a second route, and exact validity.
+
+`validity_test` has the simulations, of all p-values.
+"""
 
 import fractions
 import math
@@ -12,6 +15,7 @@ from scipy import stats
 from calm_jax import errors
 from calm_jax.calibration import p_values
 
+# For losses anywhere in [0, 1].
 ALL = [
   p_values.Hoeffding(),
   p_values.ChernoffHoeffding(),
@@ -140,7 +144,46 @@ def test_losses_outside_0_1_are_refused(p_value, bad):
     p_value(np.array([]), 0.2)
 
 
-@pytest.mark.parametrize('p_value', ALL, ids=repr)
+@hypothesis.given(counts=COUNTS, tolerance=TOLERANCES)
+@hypothesis.settings(deadline=None, derandomize=True, max_examples=100)
+def test_binomial_is_the_exact_tail(counts, tolerance):
+  n, ones = counts
+  exact = p_values.Binomial()(losses_of(ones, n), tolerance)
+  assert exact == pytest.approx(
+    binomial_cdf_by_hand(ones, n, tolerance), rel=1e-9, abs=1e-300
+  )
+  # Nothing valid for all losses can beat it on losses of 0 and 1.
+  for p_value in ALL:
+    assert p_value(losses_of(ones, n), tolerance) >= exact * (1 - 1e-9)
+
+
+def test_binomial_refuses_losses_between_0_and_1():
+  losses = np.array([0.0, 1.0, 0.25])
+  with pytest.raises(errors.DataError, match='0 or 1.*0.25 of example row 2'):
+    p_values.Binomial()(losses, 0.1)
+  with pytest.raises(errors.DataError, match='whole number, got a sum of'):
+    p_values.Binomial().from_totals(np.array([3.0, 2.5]), 10, 0.1)
+  # A sum that rounding moved is still whole.
+  totals = np.array([3.0 + 4e-10])
+  assert p_values.Binomial().from_totals(totals, 10, 0.1) == pytest.approx(
+    stats.binom.cdf(3, 10, 0.1)
+  )
+
+
+def test_many_tolerances_at_once():
+  """Arrays of tolerances broadcast against the samples."""
+  random = np.random.default_rng(5)
+  losses = random.random((60, 4)) * 0.3
+  tolerances = np.array([0.1, 0.2, 0.4])
+  for p_value in ALL:
+    table = p_value(losses[..., None], tolerances)
+    assert table.shape == (4, 3)
+    for i, j in np.ndindex(4, 3):
+      expected = p_value(losses[:, i], tolerances[j])
+      assert table[i, j] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize('p_value', [*ALL, p_values.Binomial()], ids=repr)
 @pytest.mark.parametrize('tolerance', [0.02, 0.1, 0.37, 0.5])
 def test_exactly_valid_for_coins_at_the_tolerance(p_value, tolerance):
   """No simulation: sums the binomial weights of all rejecting samples."""
@@ -151,29 +194,3 @@ def test_exactly_valid_for_coins_at_the_tolerance(p_value, tolerance):
     # The probability of a p-value at most that of each outcome.
     for level in p[p < 1]:
       assert weights[p <= level].sum() <= level * (1 + 1e-9)
-
-
-def _samplers(mean):
-  """Losses in [0, 1] of that mean, (random, shape) -> losses."""
-  return {
-    'coin': lambda random, shape: random.random(shape) < mean,
-    'uniform': lambda random, shape: random.random(shape) * 2 * mean,
-    'beta': lambda random, shape: random.beta(0.5, 0.5 / mean - 0.5, shape),
-    'rare and moderate': lambda random, shape: (
-      0.5 * (random.random(shape) < 2 * mean)
-    ),
-    'constant': lambda random, shape: np.full(shape, mean),
-  }
-
-
-@pytest.mark.parametrize('p_value', ALL, ids=repr)
-@pytest.mark.parametrize('n', [10, 100, 400])
-@pytest.mark.parametrize('name', list(_samplers(0.1)))
-def test_super_uniform_at_the_boundary_of_the_null(p_value, n, name):
-  tolerance, draws = 0.1, 4000
-  random = np.random.default_rng([n, len(name)])
-  losses = _samplers(tolerance)[name](random, (n, draws)).astype(float)
-  p = p_value(losses, tolerance)
-  for level in (0.01, 0.05, 0.1, 0.25, 0.5):
-    sigma = math.sqrt(level * (1 - level) / draws)
-    assert np.mean(p <= level) <= level + 3 * sigma

@@ -1,0 +1,44 @@
+"""A made-up dump of which the right calibration is known."""
+
+import numpy as np
+
+from calm_jax import contracts
+
+THRESHOLDS = (1.0, 0.5, 0.1)
+
+
+def make_dump(
+  num_examples: int = 60, **fields
+) -> tuple[contracts.Manifest, contracts.Dump]:
+  """At 0.5 one example in 20 differs from the full model; at 0.1 all do."""
+  shape = (num_examples, len(THRESHOLDS), 2)
+  layers = np.broadcast_to(np.array([4, 2, 1])[:, None], shape).astype(np.int8)
+  texts = np.array([['Same text.', 'Same text.', '###']] * num_examples)
+  texts[::20, 1] = 'qqq'
+  manifest = contracts.Manifest(
+    **{
+      'task': 'docstring_restoration',
+      'split': 'calibration',
+      'metric': 'chrf',
+      'thresholds': THRESHOLDS,
+      'num_decoder_layers': 4,
+      'max_decode_length': 2,
+      'measure': 'SoftmaxTopTwoGap()',
+      'threshold_schedule': 'ConstantThreshold()',
+      'model_digest': 'm',
+      'config_digest': 'c',
+      'data_digest': 'd',
+    }
+    | fields
+  )
+  return manifest, contracts.Dump(
+    example_ids=np.array([f'id-{i}' for i in range(num_examples)]),
+    sources=np.array(['same text'] * num_examples),
+    references=np.array(['Same text.'] * num_examples),
+    predictions=texts,
+    tokens=np.full(shape, 3, np.int32),
+    num_layers_used=layers,
+    confidences=np.full(shape, 0.5, np.float32),
+    trace_confidences=np.zeros((num_examples, 2, 4), np.float32),
+    trace_tokens=np.full((num_examples, 2, 4), 3, np.int32),
+  )
