@@ -75,8 +75,8 @@ class ConformalRiskControl:
       needed -= 1
     return (
       f'{num_examples} examples can never keep a tolerance of {tolerance:g},'
-      f' even without any loss: use at least {needed} examples or a tolerance of'
-      f' at least {1.0 / (num_examples + 1.0):.4g}.'
+      f' even without any loss: use at least {needed} examples or a tolerance'
+      f' of at least {1.0 / (num_examples + 1.0):.4g}.'
     )
 
 

@@ -53,8 +53,8 @@ def sort_thresholds(thresholds: Sequence[float]) -> Grid:
   warning = ''
   if not np.array_equal(descending, given):
     warning = (
-      'The thresholds were not strictly descending; tested, in this order:'
-      f' {[float(f"{value:g}") for value in descending]}.'
+      'The thresholds were not strictly descending; they are taken in this'
+      f' order: {[float(f"{value:g}") for value in descending]}.'
     )
   return Grid(descending, first[::-1], warning)
 

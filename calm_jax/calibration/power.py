@@ -14,7 +14,6 @@ import numpy as np
 
 from calm_jax import errors
 from calm_jax.calibration import guarantee, p_values
-from calm_jax.calibration.guarantee import check_guarantee as check_guarantee
 
 # Beyond it the search itself would take gigabytes.
 _MAX_EXAMPLES = 10**6

@@ -69,11 +69,16 @@ def run(args) -> None:
   """
   chosen = settings.settle(args, SETTINGS)
   from calm_jax import calibration, contracts
-  from calm_jax.calibration import power
+  from calm_jax.calibration import guarantee, learn_then_test
   from calm_jax.dump import reader
   from calm_jax.report import html, table
 
-  power.check_guarantee(chosen.tolerance, chosen.failure_prob)
+  guarantee.check_guarantee(chosen.tolerance, chosen.failure_prob)
+  hopeless = learn_then_test.warning_before(
+    chosen.calibration_examples, 1, chosen.tolerance, chosen.failure_prob
+  )
+  if hopeless:
+    print(f'Warning: {hopeless}')
   folder = pathlib.Path(chosen.output_dir).expanduser()
   steps = _Steps(5)
   steps.start('the shipped model' if chosen.model is None else chosen.model)

@@ -139,10 +139,15 @@ def check_stopping(chosen) -> None:
   """Raises a ConfigError where the rule for stopping is none."""
   if chosen.stop_tolerance is None:
     return
-  from calm_jax.calibration import power, risks
+  from calm_jax.calibration import guarantee, learn_then_test, risks
 
-  power.check_guarantee(chosen.stop_tolerance, chosen.stop_failure_prob)
+  wanted = chosen.stop_tolerance, chosen.stop_failure_prob
+  guarantee.check_guarantee(*wanted)
   risks.get_consistency(chosen.stop_consistency)
+  if chosen.max_examples is not None:
+    hopeless = learn_then_test.warning_before(chosen.max_examples, 1, *wanted)
+    if hopeless:
+      print(f'Warning: {hopeless}', file=sys.stderr)
 
 
 def stopping(chosen) -> 'runner.Stopping | None':
@@ -230,7 +235,7 @@ def write_dump(
 
 
 def parse_thresholds(text: str | None) -> tuple[float, ...] | None:
-  """'1,0.9,0.5' -> (1.0, 0.9, 0.5).
+  """'1,0.9,0.5' -> (1.0, 0.9, 0.5), in this order, with a warning if needed.
 
   Raises:
     ConfigError: not numbers, or not a grid that a dump may have.
@@ -241,10 +246,15 @@ def parse_thresholds(text: str | None) -> tuple[float, ...] | None:
     grid = tuple(float(x) for x in text.split(','))
   except ValueError:
     grid = ()
-  descends = all(high > low for high, low in zip(grid, grid[1:], strict=False))
-  if not grid or grid[0] != 1.0 or not descends or not grid[-1] >= 0.0:
+  # Written so that NaN fails it.
+  if 1.0 not in grid or not all(0.0 <= value <= 1.0 for value in grid):
     raise errors.ConfigError(
-      'thresholds must be numbers from 1 (the full model) strictly down to at'
-      f' least 0, joined by commas, got {text!r}.'
+      'thresholds must be numbers from 1 (the full model) down to at least 0,'
+      f' joined by commas, got {text!r}.'
     )
-  return grid
+  from calm_jax.calibration import grids
+
+  ordered = grids.sort_thresholds(grid)
+  if ordered.warning:
+    print(f'Warning: {ordered.warning}', file=sys.stderr)
+  return tuple(ordered.thresholds.tolist())

@@ -328,12 +328,12 @@ def test_thresholds(text, expected):
 
 
 @pytest.mark.parametrize(
-  'text', ['', '0.5', '1,0.5,0.5', '1,0.2,0.5', '1,-0.1', '1,nan', 'a', '1;0']
+  'text', ['', '0.5', '1.1,1', '1,-0.1', '1,nan', 'a', '1;0']
 )
 def test_dump_refuses_other_thresholds(text, capsys, tmp_path):
   args = [f'--output_dir={tmp_path}/d', f'--thresholds={text}']
   code, message = failure(capsys, 'dump', *args)
-  assert code == 2 and 'strictly down' in message
+  assert code == 2 and 'down to at least 0' in message
 
 
 def test_dump_refuses_an_unknown_task(generator, capsys, tmp_path):
