@@ -1,6 +1,5 @@
 """Calibrating a dump: choices, refusals, and the record that is kept."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -137,23 +136,16 @@ def test_improvements_are_recorded_as_negative_losses():
   assert contracts.CalibrationResult.from_json(fields) == result
 
 
-def shuffled(dump, order):
-  return contracts.Dump(
-    **{
-      field.name: getattr(dump, field.name)[order]
-      if getattr(dump, field.name) is not None
-      else None
-      for field in dataclasses.fields(dump)
-    }
-  )
-
-
 def test_the_order_of_the_dump_does_not_matter():
   """Not even to betting: a dump sorted by length, or worse, by loss."""
   manifest, dump = dumps.make_dump(num_examples=200)
   results = [
     from_dump.calibrate_dump(
-      (manifest, shuffled(dump, order)), 'textual', 0.2, 0.05, p_value='betting'
+      (manifest, dumps.rows(dump, order)),
+      'textual',
+      0.2,
+      0.05,
+      p_value='betting',
     )
     for order in (
       np.arange(200),

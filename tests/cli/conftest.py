@@ -1,8 +1,12 @@
-"""Data of the stages that read a corpus."""
+"""Data of the stages: a made-up corpus, a made-up dump."""
 
 import pytest
 
+from calm_jax import contracts
+from calm_jax.cli import main
 from calm_jax.data import corpus
+from calm_jax.dump import writer
+from tests.testing import dumps
 
 
 @pytest.fixture(scope='module')
@@ -24,3 +28,37 @@ def short_corpus():
     patch.setattr(corpus, 'ensure_corpus', lambda: None)
     patch.setattr(corpus, 'read_manifest', lambda _: {'digest': 'made up'})
     yield
+
+
+@pytest.fixture
+def run_calibrate(tmp_path, capsys):
+  """Runs the command on a dump; returns exit code, stdout and stderr."""
+
+  def call(*flags, dump=None):
+    folder = tmp_path / 'dump'
+    if not folder.exists():
+      manifest, data = dump or dumps.make_dump(200)
+      half = len(data.example_ids) // 2
+      parts = [
+        dumps.rows(data, slice(half)),
+        dumps.rows(data, slice(half, None)),
+      ]
+      writer.write_dump(folder, manifest, parts)
+    output = tmp_path / 'calibration.json'
+    code = main.main(
+      ['calibrate', f'--dump_dir={folder}', f'--output={output}', *flags]
+    )
+    captured = capsys.readouterr()
+    if code:
+      assert not output.exists()
+      assert captured.err.count('\n') == 1 and captured.out == ''
+    return code, captured.out, captured.err
+
+  return call
+
+
+@pytest.fixture
+def calibrated_result(tmp_path):
+  return lambda: contracts.read_json(
+    tmp_path / 'calibration.json', contracts.CalibrationResult
+  )

@@ -1,5 +1,7 @@
 """A made-up dump of which the right calibration is known."""
 
+import dataclasses
+
 import numpy as np
 
 from calm_jax import contracts
@@ -41,4 +43,17 @@ def make_dump(
     confidences=np.full(shape, 0.5, np.float32),
     trace_confidences=np.zeros((num_examples, 2, 4), np.float32),
     trace_tokens=np.full((num_examples, 2, 4), 3, np.int32),
+  )
+
+
+def rows(dump: contracts.Dump, chosen) -> contracts.Dump:
+  """Some examples of a dump, by a slice or by numbers in any order."""
+  arrays = {
+    field.name: getattr(dump, field.name) for field in dataclasses.fields(dump)
+  }
+  return contracts.Dump(
+    **{
+      name: None if array is None else array[chosen]
+      for name, array in arrays.items()
+    }
   )
