@@ -79,11 +79,25 @@ class Milliseconds(json_records.Record):
 class Speed(json_records.Record):
   """One system's time per token, with the encoder and without it.
 
-  `decoder` is None where the encoder was not timed by itself.
+  Attributes:
+    with_encoder: from token ids to token ids.
+    decoder: the same without the encoder's time; None where that was not
+      measured by itself.
+    num_batches: batches of texts that were timed.
+    repeats: how often each ran; the median counts.
   """
 
   with_encoder: Milliseconds
   decoder: Milliseconds | None = None
+  num_batches: int
+  repeats: int
+
+  def __post_init__(self):
+    _require(
+      self.num_batches >= 1 and self.repeats >= 1,
+      'a speed needs at least one batch and one repeat, got'
+      f' {self.num_batches} and {self.repeats}',
+    )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -78,6 +78,11 @@ class TextGenerator:
     self.inputs_length = inputs_length
     self.max_decode_length = max_decode_length
     self._generate = jax.jit(self._traceable, static_argnames='trace')
+    self._encode = jax.jit(
+      lambda params, tokens: model.module.apply(
+        {'params': params}, tokens, method='encode'
+      )
+    )
 
   def _traceable(self, params, tokens, thresholds, trace):
     return self.model.generate(
@@ -113,6 +118,14 @@ class TextGenerator:
         stacklevel=2,
       )
     return arrays.pad_rows(rows, len(rows), self.inputs_length)
+
+  def run_encoder(self, tokens: np.ndarray) -> None:
+    """Runs the encoder alone and waits for it: for timing it by itself.
+
+    Args:
+      tokens: [batch, inputs_length].
+    """
+    self._encode(self.params, jnp.asarray(tokens)).block_until_ready()
 
   def generate_tokens(
     self, tokens: np.ndarray, thresholds: np.ndarray, *, trace: bool = False

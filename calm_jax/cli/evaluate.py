@@ -1,6 +1,11 @@
 """`calm evaluate`: a test dump and a calibrated threshold in, JSON out."""
 
 import dataclasses
+import importlib.metadata
+import platform
+import shlex
+import sys
+import warnings
 
 from calm_jax.cli import flags, loading, settings
 
@@ -9,8 +14,8 @@ DESCRIPTION = """Measure loss, quality, layers and speed on unseen text.
   calm evaluate --dump_dir=runs/test_dump --calibration=calibration.json \\
     --output=evaluation.json
 
-Loss and quality come from the dump; the speed of the full and of the
-calibrated model is measured here, in one run."""
+Loss, quality, layers and operations come from the dump; the speed of the full
+and of the calibrated model is measured here, in one run."""
 
 SETTINGS = (
   settings.Setting(
@@ -60,6 +65,14 @@ SETTINGS = (
     'texts that are timed, a random sample',
     minimum=1,
   ),
+  settings.Setting(
+    'timed_repeats',
+    'TIMED_REPEATS',
+    int,
+    5,
+    'times that each is run; the median counts',
+    minimum=1,
+  ),
 )
 
 
@@ -93,6 +106,7 @@ def run(args) -> None:
     calibration_dump=calibration_dump,
     batch_size=chosen.batch_size,
     timed_examples=chosen.timed_examples,
+    timed_repeats=chosen.timed_repeats,
     metric=chosen.metric,
   )
   contracts.write_json_atomically(chosen.output, result)
@@ -108,6 +122,7 @@ def evaluate_dump(
   calibration_dump,
   batch_size: int,
   timed_examples: int,
+  timed_repeats: int = 5,
   metric: str | None = None,
 ):
   """The `EvaluationResult` of a test dump, with its trivial baseline.
@@ -116,37 +131,66 @@ def evaluate_dump(
     DataError: the dump is of another model than the one that would be timed.
     CalmError: as `evaluation.evaluate`.
   """
+  import numpy as np
+
   from calm_jax import evaluation
   from calm_jax.data import tasks
+  from calm_jax.evaluation import checks
 
   manifest, data = test
   loading.check_same_model(
     loaded, dataclasses.asdict(manifest), 'The test dump'
   )
+  checks.check_inputs(test, calibration, calibration_dump, metric)
   info = tasks.get_task(manifest.task)
-  return evaluation.evaluate(
+  generator = loaded.generator
+  # Too long ones were cut when they were dumped, as the dump has said.
+  with warnings.catch_warnings(action='ignore'):
+    source_tokens = generator.encode(data.sources.tolist())
+  result = evaluation.evaluate(
     test,
     calibration,
-    _timings(loaded, data, calibration, batch_size, timed_examples),
-    pieces=lambda ids: [loaded.generator.tokenizer.piece(int(x)) for x in ids],
+    _timings(
+      generator, data, calibration, batch_size, timed_examples, timed_repeats
+    ),
+    pieces=lambda ids: [generator.tokenizer.piece(int(x)) for x in ids],
     baselines={
       info.baseline: [info.baseline_prediction(x) for x in data.sources]
     },
     calibration_dump=calibration_dump,
+    source_lengths=np.count_nonzero(source_tokens, axis=1),
     own_metric=metric,
+  )
+  return dataclasses.replace(
+    result, command=shlex.join(['calm', *sys.argv[1:]]), versions=_versions()
   )
 
 
-def _timings(loaded, data, calibration, batch_size, timed_examples):
+def _timings(generator, data, calibration, batch_size, examples, repeats):
+  import jax
   import numpy as np
 
   from calm_jax.evaluation import speed
 
   # A dump is sorted by length; ids are hashes, so their order is a random one.
-  chosen = np.argsort(data.example_ids)[:timed_examples]
+  chosen = np.argsort(data.example_ids)[:examples]
   return speed.measure(
-    loaded.generator,
+    generator,
     data.sources[chosen].tolist(),
     threshold=calibration.threshold,
     batch_size=batch_size,
+    repeats=repeats,
+    run_encoder=generator.run_encoder,
+    device=f'JAX on {jax.devices()[0].device_kind}',
   )
+
+
+def _versions() -> dict[str, str]:
+  import calm_jax
+
+  packages = ('jax', 'jaxlib', 'numpy', 'scipy')
+  return {
+    'calm_jax': calm_jax.__version__,
+    'python': platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+  }

@@ -4,7 +4,7 @@ Before `evaluate` computes anything: a threshold belongs to one model and one
 configuration, and its guarantee is tested on unseen examples only.
 """
 
-from calm_jax import contracts, errors
+from calm_jax import contracts, errors, text_metrics
 from calm_jax.calibration import from_dump
 from calm_jax.evaluation import timing
 
@@ -17,6 +17,63 @@ _SAME = (
   'model_digest',
   'config_digest',
 )
+
+
+def check_inputs(
+  test: tuple[contracts.Manifest, contracts.Dump],
+  calibration: contracts.CalibrationResult,
+  calibration_dump: tuple[contracts.Manifest, contracts.Dump] | None,
+  own_metric: str | None = None,
+) -> text_metrics.Metric:
+  """Everything that can be refused before anything is timed.
+
+  Args:
+    test: manifest and examples of the test dump.
+    calibration: the result to be tested.
+    calibration_dump: what was calibrated on, if it is given.
+    own_metric: the calibration's, if the user named it.
+
+  Returns:
+    The calibration's metric.
+
+  Raises:
+    DataError: the dumps and the calibration do not belong together, or an
+      example was used for the calibration.
+    ConfigError: the metric is unknown or another one.
+  """
+  manifest, data = test
+  compare = metric_of(calibration, own_metric)
+  check_same_system(manifest, calibration)
+  if calibration_dump is None:
+    check_other_split(manifest, calibration)
+  else:
+    check_unseen(data, calibration, *calibration_dump)
+  column_of(manifest, calibration.threshold)
+  return compare
+
+
+def metric_of(
+  calibration: contracts.CalibrationResult, own_metric: str | None
+) -> text_metrics.Metric:
+  """Returns the metric; a file alone never makes us import anything.
+
+  Raises:
+    ConfigError: `own_metric` is another one, or it is needed and not given.
+  """
+  name = calibration.metric
+  if own_metric is None and ':' in name:
+    raise errors.ConfigError(
+      f'The threshold was calibrated with a metric of your own, {name!r}; name'
+      ' it once more (--metric) to have it imported.'
+    )
+  if own_metric is None:
+    return text_metrics.get_metric(name)
+  if own_metric != name:
+    raise errors.ConfigError(
+      f'The threshold was calibrated with the metric {name!r}, so it cannot be'
+      f' evaluated with {own_metric!r}; calibrate with that metric first.'
+    )
+  return text_metrics.get_or_import_metric(own_metric)
 
 
 def check_same_system(

@@ -6,6 +6,7 @@ The consistency is measured as it was calibrated, on examples that the
 calibration has not seen. NumPy and SciPy only.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,18 @@ import numpy as np
 from calm_jax import contracts, errors, text_metrics
 from calm_jax.calibration import choices, risks
 from calm_jax.dump import reader
-from calm_jax.evaluation import bounds, checks, samples, timing
+from calm_jax.evaluation import (
+  bounds,
+  checks,
+  example_losses,
+  operations,
+  outputs,
+  samples,
+  timing,
+)
+
+# At most so many examples carry their texts into the report.
+NUM_EXAMPLE_LOSSES = 200
 
 _DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
 
@@ -28,6 +40,8 @@ def evaluate(
   baselines: Mapping[str, Sequence[str]] | None = None,
   calibration_dump: _DumpOrDirectory | None = None,
   num_samples: int = 8,
+  num_losses: int = NUM_EXAMPLE_LOSSES,
+  source_lengths: np.ndarray | None = None,
   own_metric: str | None = None,
 ) -> contracts.EvaluationResult:
   """Compares the calibrated with the full model.
@@ -43,6 +57,9 @@ def evaluate(
     calibration_dump: what was calibrated on, to prove by example ids that the
       test examples are others. Without it, the splits must have other names.
     num_samples: at most so many outputs are shown.
+    num_losses: at most so many examples are listed with their loss.
+    source_lengths: [N] tokens of the sources, in the dump's order; without them
+      operations are not counted.
     own_metric: `package.module:function` that was calibrated with, if one was.
       A file's word is not enough to import it.
 
@@ -52,25 +69,31 @@ def evaluate(
     ConfigError: the metric or consistency is unknown, or the calibration is of
       another metric than `own_metric`.
   """
-  manifest, data = _opened(dump)
-  checks.check_same_system(manifest, calibration)
-  if calibration_dump is None:
-    checks.check_other_split(manifest, calibration)
-  else:
-    checks.check_unseen(data, calibration, *_opened(calibration_dump))
+  manifest, data = opened = _opened(dump)
+  seen = None if calibration_dump is None else _opened(calibration_dump)
+  compare = checks.check_inputs(opened, calibration, seen, own_metric)
   checks.check_timings(timings, calibration)
   column = checks.column_of(manifest, calibration.threshold)
   # Cached, because losses, quality and baselines score the same pairs.
-  compare = functools.cache(_metric(calibration.metric, own_metric))
-  ids = data.example_ids
+  compare = functools.cache(compare)
   objective = risks.get_consistency(calibration.consistency)(compare)
+  ids = data.example_ids
   losses = objective.losses(data.predictions, data.references, ids)
-  bound = functools.partial(
-    bounds.mean_loss_upper_bound,
-    p_value=choices.default_p_value(objective.loss_range),
-  )
   scores = risks.score(compare, data.predictions, data.references, ids)
   curve = _curve(manifest, data, losses, scores)
+  counted = operations.count(manifest, data, column, source_lengths)
+
+  def system(at, timed, flops):
+    return contracts.SystemRow(
+      **dataclasses.asdict(curve[at]),
+      loss_upper_95=_loss_upper_bound(curve[at], losses[:, at], objective),
+      ms_per_token=timed.ms_per_token,
+      tokens_timed=timed.tokens_timed,
+      outputs=outputs.describe(data, at, losses[:, at], scores[:, at]),
+      flops=flops,
+      speed=timed.speed,
+    )
+
   return contracts.EvaluationResult(
     task=manifest.task,
     split=manifest.split,
@@ -80,18 +103,18 @@ def evaluate(
     consistency=calibration.consistency,
     num_examples=data.num_examples,
     baselines=_baselines(compare, data, baselines or {}),
-    full=_system(curve[0], 0.0, timings.full),
-    calibrated=_system(
-      curve[column],
-      # The full model's loss against itself is 0, not by sampling.
-      bound(losses[:, column]) if column else 0.0,
-      timings.calibrated,
-    ),
+    full=system(0, timings.full, counted[0]),
+    calibrated=system(column, timings.calibrated, counted[1]),
     speedup=timings.speedup,
+    decoder_speedup=timings.decoder_speedup,
+    **operations.reductions(*counted),
     batch_size=timings.batch_size,
     machine=timings.machine,
     curve=curve,
     samples=samples.choose(data, column, pieces, num_samples),
+    example_losses=example_losses.greatest(
+      data, column, losses[:, column], scores[:, column], num_losses
+    ),
     layer_histogram=layer_histogram(
       data.num_layers_used[:, column], manifest.num_decoder_layers
     ),
@@ -120,17 +143,6 @@ def _opened(
   return dump if isinstance(dump, tuple) else reader.read_dump(dump)
 
 
-def _metric(name: str, own_metric: str | None) -> text_metrics.Metric:
-  if own_metric is None:
-    return text_metrics.get_metric(name)
-  if own_metric != name:
-    raise errors.ConfigError(
-      f'The threshold was calibrated with the metric {name!r}, so it cannot be'
-      f' evaluated with {own_metric!r}; calibrate with that metric first.'
-    )
-  return text_metrics.get_or_import_metric(own_metric)
-
-
 def _curve(
   manifest: contracts.Manifest,
   data: contracts.Dump,
@@ -148,18 +160,14 @@ def _curve(
   )
 
 
-def _system(
-  point: contracts.CurvePoint, loss_upper_95: float, measured: timing.Timing
-) -> contracts.SystemRow:
-  return contracts.SystemRow(
-    threshold=point.threshold,
-    mean_loss=point.mean_loss,
-    loss_upper_95=loss_upper_95,
-    mean_metric=point.mean_metric,
-    mean_layers=point.mean_layers,
-    ms_per_token=measured.ms_per_token,
-    tokens_timed=measured.tokens_timed,
-  )
+def _loss_upper_bound(
+  point: contracts.CurvePoint, losses: np.ndarray, objective: risks.Consistency
+) -> float:
+  # The full model's loss against itself is 0 by definition, not by sampling.
+  if point.threshold == 1.0:
+    return 0.0
+  p_value = choices.default_p_value(objective.loss_range)
+  return bounds.mean_loss_upper_bound(losses, p_value=p_value)
 
 
 def _baselines(

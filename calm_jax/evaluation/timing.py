@@ -1,35 +1,37 @@
 """Wall-clock times as records: `speed` measures them, `evaluate` reads them.
 
 They are JSON like the records of `contracts`, so that a speed measured on an
-accelerator can be evaluated elsewhere. NumPy-free, JAX-free.
+accelerator can be evaluated elsewhere. JAX-free.
 """
 
 import dataclasses
-import math
 
-from calm_jax import errors, json_records
+import numpy as np
+
+from calm_jax import contracts, errors, json_records
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing(json_records.Record):
-  """One system's speed: wall-clock milliseconds per generated token.
+  """One system's speed per generated token.
 
   `tokens_timed` counts generated tokens, end of sequence included.
   """
 
   threshold: float
-  ms_per_token: float
+  speed: contracts.Speed
   tokens_timed: int
 
   def __post_init__(self):
     _require(
-      math.isfinite(self.ms_per_token) and self.ms_per_token > 0.0,
-      f'ms_per_token must be positive, got {self.ms_per_token}',
-    )
-    _require(
       self.tokens_timed >= 1,
       f'tokens_timed must be positive, got {self.tokens_timed}',
     )
+
+  @property
+  def ms_per_token(self) -> float:
+    """All time over all tokens, encoder included."""
+    return self.speed.with_encoder.mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,41 @@ class Timings(json_records.Record):
 
   @property
   def speedup(self) -> float:
-    """How many times faster the calibrated model makes a token."""
+    """How many times faster the calibrated model makes a token.
+
+    A ratio of totals, each all time over all tokens, encoder included.
+    """
     return self.full.ms_per_token / self.calibrated.ms_per_token
+
+  @property
+  def decoder_speedup(self) -> float | None:
+    """The same without the encoder; None if that was not timed."""
+    full, early = self.full.speed.decoder, self.calibrated.speed.decoder
+    return None if full is None or early is None else full.mean / early.mean
+
+
+def milliseconds(
+  seconds: np.ndarray, num_tokens: np.ndarray
+) -> contracts.Milliseconds | None:
+  """Summarizes the time per token of batches.
+
+  Args:
+    seconds: [B] of each batch.
+    num_tokens: [B], at least 1.
+
+  Returns:
+    None if a batch took no time: a difference of times that noise has eaten.
+  """
+  each = 1e3 * np.asarray(seconds, np.float64) / num_tokens
+  if not (each > 0.0).all():
+    return None
+  lower, median, upper = np.percentile(each, (25, 50, 75)).tolist()
+  return contracts.Milliseconds(
+    mean=float(1e3 * np.sum(seconds) / np.sum(num_tokens)),
+    lower_quartile=lower,
+    median=median,
+    upper_quartile=upper,
+  )
 
 
 def _require(condition: bool, message: str) -> None:

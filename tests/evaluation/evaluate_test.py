@@ -6,12 +6,34 @@ import statistics
 import numpy as np
 import pytest
 
-from calm_jax import calibration, contracts, errors, evaluation, text_metrics
+from calm_jax import (
+  calibration,
+  contracts,
+  errors,
+  evaluation,
+  models,
+  text_metrics,
+)
 from calm_jax.calibration import p_values
 from calm_jax.dump import writer
+from calm_jax.evaluation import (
+  confidence_cost,
+  flops,
+  network_sizes,
+  outputs,
+)
 
 GRID, N, T, L = (1.0, 0.6, 0.3), 40, 6, 4
 WORDS = 'one two three four five six'.split()
+SIZES = network_sizes.NetworkSizes(
+  emb_dim=8,
+  num_heads=2,
+  head_dim=4,
+  mlp_dim=16,
+  num_mlp_inputs=2,
+  num_decoder_layers=L,
+  vocab_size=50,
+)
 HEADER = contracts.Manifest(
   task='toy',
   split='test',
@@ -19,11 +41,12 @@ HEADER = contracts.Manifest(
   thresholds=GRID,
   num_decoder_layers=L,
   max_decode_length=T,
-  measure='Gap()',
+  measure='SoftmaxTopTwoGap()',
   threshold_schedule='Constant()',
   model_digest='model-1',
   config_digest='config-1',
   data_digest='data',
+  network=dataclasses.asdict(SIZES),
 )
 
 
@@ -70,10 +93,23 @@ def make_calibration(tolerance=0.3, consistency='textual', **header):
   )
 
 
+def make_speed(mean):
+  return contracts.Speed(
+    with_encoder=contracts.Milliseconds(
+      mean=mean, lower_quartile=mean, median=mean, upper_quartile=mean
+    ),
+    decoder=contracts.Milliseconds(
+      mean=mean - 2, lower_quartile=1.0, median=2.0, upper_quartile=3.0
+    ),
+    num_batches=10,
+    repeats=5,
+  )
+
+
 def make_timings(threshold):
   return evaluation.Timings(
-    full=evaluation.Timing(1.0, 12.0, 100),
-    calibrated=evaluation.Timing(threshold, 5.0, 99),
+    full=evaluation.Timing(1.0, make_speed(12.0), 100),
+    calibrated=evaluation.Timing(threshold, make_speed(5.0), 99),
     batch_size=1,
     machine='2 cores',
   )
@@ -113,7 +149,9 @@ def test_numbers_by_plain_python():
   assert p_value(np.array(losses), row.loss_upper_95 + 1e-6) < 0.05
   assert p_value(np.array(losses), row.loss_upper_95 - 1e-6) > 0.05
   assert (row.ms_per_token, row.tokens_timed) == (5.0, 99)
+  assert row.speed == make_speed(5.0)
   assert result.speedup == pytest.approx(2.4)
+  assert result.decoder_speedup == pytest.approx(10 / 3)
 
 
 def test_full_model_row_and_curve():
@@ -183,10 +221,7 @@ def test_samples_are_spread_over_the_effort_and_do_not_depend_on_the_order():
   assert means == pytest.approx([every[4 + 8 * part] for part in range(5)])
   shuffled = np.random.default_rng(3).permutation(N)
   again = contracts.Dump(
-    **{
-      field.name: getattr(data, field.name)[shuffled]
-      for field in dataclasses.fields(data)
-    }
+    **{name: array[shuffled] for name, array in data.arrays().items()}
   )
   assert evaluate(again, num_samples=5).samples == samples
 
@@ -295,7 +330,7 @@ def test_refuses_pieces_of_another_number():
 @pytest.mark.parametrize(
   'fields',
   [
-    {'full': evaluation.Timing(0.5, 1.0, 1)},
+    {'full': evaluation.Timing(0.5, make_speed(3.0), 1)},
     {'batch_size': 0},
   ],
 )
@@ -304,12 +339,141 @@ def test_timings_refuse_what_cannot_be(fields):
     dataclasses.replace(make_timings(0.3), **fields)
 
 
-def test_timing_survives_json(tmp_path):
-  path = tmp_path / 'timings.json'
-  contracts.write_json_atomically(path, make_timings(0.3))
-  assert contracts.read_json(path, evaluation.Timings) == make_timings(0.3)
-  for wrong in (0.0, -1.0, float('nan'), float('inf')):
-    with pytest.raises(errors.DataError, match='ms_per_token'):
-      evaluation.Timing(1.0, wrong, 1)
+def test_timing_needs_tokens():
   with pytest.raises(errors.DataError, match='tokens_timed'):
-    evaluation.Timing(1.0, 1.0, 0)
+    evaluation.Timing(1.0, make_speed(3.0), 0)
+
+
+def test_outputs_by_plain_python():
+  """One text that equals its reference, and loops in both systems."""
+  data = make_dump(2, 'test')
+  data.references[:4] = data.predictions[:4, 2]
+  data.tokens[10, 0][data.tokens[10, 0] == 1] = 2
+  data.tokens[11, 2][data.tokens[11, 2] == 1] = 2
+  data.tokens[12:14][data.tokens[12:14] == 1] = 2
+  result = evaluate(data)
+  full, early = result.full.outputs, result.calibrated.outputs
+  assert early.exact_match == 4 / N
+  assert full.exact_match == pytest.approx(
+    sum(data.predictions[:, 0] == data.references) / N
+  )
+  assert full.endless == early.endless == pytest.approx(3 / N)
+  assert (full.num_ended, early.num_ended) == (N - 3, N - 4)
+  rows = [row for row in range(N) if row not in (10, 11, 12, 13)]
+  texts = [(data.predictions[row, 2], data.references[row]) for row in rows]
+  assert early.mean_metric_ended == pytest.approx(
+    statistics.fmean(text_metrics.token_f1(*pair) for pair in texts)
+  )
+  losses = [
+    1 - text_metrics.token_f1(*data.predictions[row, [2, 0]]) for row in rows
+  ]
+  assert early.mean_loss_ended == pytest.approx(statistics.fmean(losses))
+  assert full.mean_loss_ended == 0.0
+
+
+def test_outputs_that_all_loop_have_no_mean():
+  data = make_dump(2, 'test')
+  data.tokens[:, 2][data.tokens[:, 2] == 1] = 2
+  outputs = evaluate(data).calibrated.outputs
+  assert outputs.endless == 1.0 and outputs.num_ended == 0
+  assert outputs.mean_metric_ended is outputs.mean_loss_ended is None
+
+
+def test_the_end_of_a_text_is_the_models_s():
+  assert outputs._EOS_ID == models.EOS_ID
+
+
+def test_example_losses_are_the_greatest():
+  data = make_dump(2, 'test')
+  result = evaluate(data, num_losses=7)
+  listed = result.example_losses
+  every = {
+    str(name): 1 - text_metrics.token_f1(early, full)
+    for name, (full, _, early) in zip(
+      data.example_ids, data.predictions, strict=True
+    )
+  }
+  expected = sorted(every, key=lambda name: (-every[name], name))[:7]
+  assert [example.example_id for example in listed] == expected
+  rows = {name: row for row, name in enumerate(data.example_ids)}
+  for example in listed:
+    row = rows[example.example_id]
+    used = data.num_layers_used[row, 2]
+    assert example.loss == pytest.approx(every[example.example_id])
+    assert example.num_tokens == (used > 0).sum()
+    assert example.mean_layers == pytest.approx(used[used > 0].mean())
+    assert example.metric == pytest.approx(
+      text_metrics.token_f1(data.predictions[row, 2], data.references[row])
+    )
+    assert example.prediction == data.predictions[row, 2]
+    assert example.full_prediction == data.predictions[row, 0]
+    assert example.source == data.sources[row]
+    assert example.reference == data.references[row]
+  assert len(evaluate(data).example_losses) == N
+
+
+def test_operations_are_counted_where_sizes_and_lengths_are_known():
+  data, lengths = make_dump(2, 'test'), np.arange(N) + 3
+  result = evaluate(data, source_lengths=lengths)
+  used = data.num_layers_used
+  full = flops.flops_per_token(SIZES, used[:, 0], lengths)
+  early = flops.flops_per_token(
+    SIZES, used[:, 2], lengths, confidence_cost.WholeSoftmax()
+  )
+  assert (result.full.flops, result.calibrated.flops) == (full, early)
+  assert result.flops_reduction == full.total / early.total
+  assert result.flops_reduction_without_output_embedding == (
+    full.without_output_embedding / early.without_output_embedding
+  )
+  with pytest.raises(errors.DataError, match='each of the 40 examples'):
+    evaluate(data, source_lengths=lengths[1:])
+
+
+@pytest.mark.parametrize(
+  ('fields', 'lengths'), [({'network': {}}, True), ({}, False)]
+)
+def test_operations_are_left_out_where_something_is_unknown(fields, lengths):
+  header = dataclasses.replace(HEADER, **fields)
+  result = evaluate(
+    header=header, source_lengths=np.ones(N) if lengths else None
+  )
+  assert result.full.flops is result.calibrated.flops is None
+  assert result.flops_reduction is None
+
+
+def test_a_measure_of_unknown_cost_leaves_the_full_model_s_operations():
+  header = dataclasses.replace(HEADER, measure='Mine()')
+  result = evaluate(
+    header=header,
+    calibrated=make_calibration(measure='Mine()'),
+    source_lengths=np.ones(N),
+  )
+  assert result.full.flops.total > 0 and result.calibrated.flops is None
+  assert result.flops_reduction is None
+
+
+def test_a_risk_difference_may_be_negative():
+  data = make_dump(2, 'test')
+  data.references[:] = data.predictions[:, 2]  # Leaving early is better.
+  result = evaluate(
+    data, calibrated=make_calibration(consistency='risk_difference')
+  )
+  row = result.calibrated
+  assert row.threshold < 1 and row.mean_loss < 0
+  assert row.mean_loss < row.loss_upper_95 <= 1
+  assert result.example_losses[-1].loss < 0
+
+
+def own_metric(prediction, reference):
+  return float(prediction[:1] == reference[:1])
+
+
+def test_a_metric_of_one_s_own_is_imported_at_the_user_s_word_only():
+  name = f'{__name__}:own_metric'
+  calibrated = dataclasses.replace(make_calibration(), metric=name)
+  with pytest.raises(errors.ConfigError, match='once more'):
+    evaluate(calibrated=calibrated)
+  with pytest.raises(errors.ConfigError, match='calibrate with that metric'):
+    evaluate(calibrated=make_calibration(), own_metric=name)
+  result = evaluate(calibrated=calibrated, own_metric=name)
+  assert result.metric == name and result.full.mean_metric == 1.0

@@ -1,0 +1,64 @@
+"""Operations of the full and the calibrated model, from a dump alone.
+
+Manifest, Dump --> flops --> two `Flops`
+
+Part of `evaluate`. None where the manifest does not tell the network's sizes,
+or names a measure whose cost is not known.
+"""
+
+import numpy as np
+
+from calm_jax import contracts, errors
+from calm_jax.evaluation import flops, measure_costs, network_sizes
+
+
+def count(
+  manifest: contracts.Manifest,
+  data: contracts.Dump,
+  column: int,
+  source_lengths: np.ndarray | None,
+) -> tuple[contracts.Flops | None, contracts.Flops | None]:
+  """Counts both systems, each on its own outputs.
+
+  Args:
+    manifest: of the dump.
+    data: N examples; column 0 is the full model.
+    column: of the calibrated threshold in the grid.
+    source_lengths: [N] tokens of the sources; None if they are not known.
+
+  Raises:
+    DataError: the lengths are not one for each example, or the manifest does
+      not fit its dump.
+  """
+  sizes = network_sizes.NetworkSizes.from_mapping(manifest.network)
+  if sizes is None or source_lengths is None:
+    return None, None
+  if np.shape(source_lengths) != (data.num_examples,):
+    raise errors.DataError(
+      f'There must be a source length for each of the {data.num_examples}'
+      f' examples, got shape {np.shape(source_lengths)}.'
+    )
+  used = data.num_layers_used
+  full = flops.flops_per_token(sizes, used[:, 0], source_lengths)
+  if manifest.thresholds[column] == 1.0:  # Nothing is measured there.
+    return full, full
+  cost = measure_costs.cost_of(manifest.measure)
+  if cost is None:
+    return full, None
+  early = flops.flops_per_token(
+    sizes, used[:, column], source_lengths, cost, manifest.exit_layers
+  )
+  return full, early
+
+
+def reductions(
+  full: contracts.Flops | None, early: contracts.Flops | None
+) -> dict[str, float]:
+  """Full over early, as fields of `EvaluationResult`; none if not counted."""
+  if full is None or early is None:
+    return {}
+  rest = full.without_output_embedding / early.without_output_embedding
+  return {
+    'flops_reduction': full.total / early.total,
+    'flops_reduction_without_output_embedding': rest,
+  }
