@@ -1,9 +1,10 @@
 """Many samples of one dump at once: the numbers that validation is made of.
 
-    dump, objective -> ExampleTable [N, G] -> Samples (R subsets of the N)
+    dump, objective -> ExampleTable [N, G] -> Samples (R of the N)
 
-A sample is a subset of the examples, so its means are a product of a matrix of
-zeros and ones with the table: a thousand splits cost one multiplication.
+A sample is so many of each example, none or one of most, so its means are a
+product of a matrix of counts with the table: a thousand splits cost one
+multiplication.
 """
 
 import dataclasses
@@ -73,10 +74,10 @@ class ExampleTable:
     )
 
   def means(self, members: np.ndarray | None = None) -> naive.Means:
-    """Means over subsets of the examples.
+    """Means over samples of the examples.
 
     Args:
-      members: [R, N] of zeros and ones; None for all examples.
+      members: [R, N], how often each is in each sample; None for all of them.
 
     Returns:
       Means [R, G], or [G] over all. Layers are per token, not per example: the
@@ -140,7 +141,7 @@ def table_of(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-  """R samples of n examples each, drawn without replacement.
+  """R samples of n examples each.
 
   Attributes:
     table: of all examples.
@@ -152,23 +153,29 @@ class Samples:
 
   @functools.cached_property
   def members(self) -> np.ndarray:
-    """[R, N] of zeros and ones."""
-    members = np.zeros((len(self.chosen), self.table.num_examples))
-    np.put_along_axis(members, self.chosen, 1.0, axis=1)
-    return members
+    """[R, N], how often each example is in each sample."""
+    shape = (len(self.chosen), self.table.num_examples)
+    places = self.chosen + shape[1] * np.arange(shape[0])[:, None]
+    counts = np.bincount(places.ravel(), minlength=shape[0] * shape[1])
+    return counts.reshape(shape).astype(np.float64)
 
   @functools.cached_property
   def means(self) -> naive.Means:
-    """[R, G]"""
+    """Means [R, G] of the samples."""
     return self.table.means(self.members)
+
+  @functools.cached_property
+  def _totals(self) -> np.ndarray:
+    """[R, G'], sums of the losses at the thresholds below 1."""
+    return self.members @ self.table.losses[:, self.table.thresholds < 1.0]
 
   def p_values(self, p_value: p_values.PValue, tolerance: float) -> np.ndarray:
     """[R, G'] of "the expected loss is too large", for thresholds below 1."""
     losses = self.table.losses[:, self.table.thresholds < 1.0]
     num_examples = self.chosen.shape[1]
     if isinstance(p_value, p_values.PValueOfTheSum):
-      p_value.accepts.check(losses)
-      return p_value.from_totals(self.members @ losses, num_examples, tolerance)
+      p_value.accepts.check(losses, f'Losses for {p_value!r}')
+      return p_value.from_totals(self._totals, num_examples, tolerance)
     at_once = max(1, _CHUNK // max(1, num_examples * losses.shape[1]))
     parts = [
       p_value(losses[self.chosen[start : start + at_once].T], tolerance)

@@ -94,13 +94,9 @@ def read_dumps(directories: Sequence[str | os.PathLike]) -> list[NamedDump]:
       before the end of its grid, or holds other examples than the first.
   """
   opened = [reader.read_dump(directory) for directory in directories]
-  measures = [_short_name(manifest) for manifest, _ in opened]
+  names = _short_names([manifest for manifest, _ in opened], directories)
   dumps = []
-  for directory, name, (manifest, data) in zip(
-    directories, measures, opened, strict=True
-  ):
-    if measures.count(name) > 1:
-      name = f'{name}, {pathlib.Path(directory).name}'
+  for name, (manifest, data) in zip(names, opened, strict=True):
     _check_complete(name, manifest)
     dumps.append(NamedDump(name, manifest, _sorted_by_id(data)))
     _check_same_examples(dumps[0], dumps[-1])
@@ -264,11 +260,34 @@ def _objective(dump, kind, metric) -> risks.Consistency:
   return kind(functools.cache(compare))
 
 
-def _short_name(manifest: contracts.Manifest) -> str:
-  name = manifest.measure.removesuffix('()')
-  if manifest.threshold_schedule != 'ConstantThreshold()':
-    name += f' with {manifest.threshold_schedule.removesuffix("()")}'
-  return name
+def _short_names(
+  manifests: Sequence[contracts.Manifest],
+  directories: Sequence[str | os.PathLike],
+) -> list[str]:
+  """The measures' names, with as much as is needed to tell them apart."""
+  folders = [pathlib.Path(directory).name for directory in directories]
+  spellings = [
+    (_without_knobs(x.measure), x.measure.removesuffix('()'), f'{folder}')
+    for x, folder in zip(manifests, folders, strict=True)
+  ]
+  schedules = [
+    ''
+    if x.threshold_schedule == 'ConstantThreshold()'
+    else f' with {_without_knobs(x.threshold_schedule)}'
+    for x in manifests
+  ]
+  for kind in range(3):
+    names = [
+      spelling[kind] + schedule
+      for spelling, schedule in zip(spellings, schedules, strict=True)
+    ]
+    if len(set(names)) == len(names):
+      break
+  return names
+
+
+def _without_knobs(text: str) -> str:
+  return text.partition('(')[0]
 
 
 def _can_be_replayed(dump: NamedDump) -> bool:

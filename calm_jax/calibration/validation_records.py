@@ -16,12 +16,11 @@ SHIFT = 'distribution_shift'
 class ValidationRow(json_records.Record):
   """How one rule did over many trials.
 
-  A trial calibrates on one part of the examples, chooses a threshold, and looks
-  at another part. It violates the tolerance on the test part if the mean loss
-  there exceeds it, and on the population if the mean loss over all examples
-  that could have been tested does. The second needs no luck of a small test
-  part, but knows the calibration examples; `docs/validation.md` says which
-  reads how.
+  A trial calibrates on some examples, chooses a threshold, and looks at others.
+  It violates the tolerance on the test part if the mean loss there exceeds it,
+  and on the population if the mean loss over all examples that could have been
+  tested does. The first may be bad luck of a small test part, which befalls the
+  oracle too. `docs/validation.md` says how to read both in each experiment.
 
   Attributes:
     experiment: `RANDOM_SPLITS`, `CALIBRATION_SIZE` or `SHIFT`.

@@ -36,8 +36,9 @@ SETTINGS = (
     'tolerances',
     'TOLERANCES',
     str,
-    '0.02,0.05,0.1,0.15,0.2,0.25,0.3,0.4',
-    'rising, joined by commas; delta in CALM, alpha in Learn-then-Test',
+    None,
+    'such as 0.05,0.1,0.25: rising, joined by commas; delta in CALM, alpha in'
+    ' Learn-then-Test; without it, 19 from 0.01 to 0.4',
   ),
   settings.Setting(
     'failure_prob',
@@ -134,7 +135,9 @@ def run(args) -> None:
 
   # Numbers first: they are known wrong before any file is read.
   plan = trials.Plan(
-    tolerances=_numbers('tolerances', chosen.tolerances, float),
+    tolerances=trials.TOLERANCES
+    if chosen.tolerances is None
+    else _numbers('tolerances', chosen.tolerances, float),
     failure_prob=chosen.failure_prob,
     num_trials=chosen.num_splits,
     test_share=chosen.test_share,

@@ -74,7 +74,6 @@ def test_calibrated_keeps_its_promise_and_naive_breaks_it(p_value):
     num_trials=num_trials,
     sizes=(300,),
   )
-  # A small part of many examples: as good as independent draws.
   parts = next(iter(trials.trials_by_size(table, plan)))
   assert parts.calibration.chosen.shape == (num_trials, 300)
 
@@ -90,7 +89,7 @@ def test_calibrated_keeps_its_promise_and_naive_breaks_it(p_value):
   # uses up nearly all that it is allowed.
   counts = np.arange(301)
   passes = rule.p_value.from_totals(counts, 300, tolerance) <= FAILURE_PROB
-  power = stats.hypergeom.cdf(counts[passes].max(), 6000, 300, 300)
+  power = stats.binom.cdf(counts[passes].max(), 300, 0.05)
   assert power > 0.8
   found = np.mean(risk_of(rule) >= 0.05 - 1e-9)
   assert abs(found - power) < 4 * np.sqrt(power * (1 - power) / num_trials)
@@ -175,18 +174,29 @@ def test_the_same_seed_gives_the_same_splits_and_another_others():
   assert chosen(table, plan) != chosen(table, dataclasses.replace(plan, seed=1))
 
 
-def test_smaller_calibration_parts_are_parts_of_larger_ones():
+def test_smaller_calibration_samples_are_parts_of_larger_ones():
   table = random_table()
   plan = trials.Plan(num_trials=3, sizes=(25, 40, 500))
   parts = list(trials.trials_by_size(table, plan))
   sizes = [x.calibration.chosen.shape[1] for x in parts]
-  assert sizes == [25, 40, 72], 'as many as there are, and no more'
+  assert sizes == [25, 40, 72, 90], 'as many as there are, and no more'
   for small, large in zip(parts, parts[1:], strict=False):
     np.testing.assert_array_equal(small.test.chosen, large.test.chosen)
     width = small.calibration.chosen.shape[1]
     np.testing.assert_array_equal(
       small.calibration.chosen, large.calibration.chosen[:, :width]
     )
+
+
+def test_drawn_with_replacement_an_example_may_come_twice():
+  table = random_table()
+  parts = list(trials.trials_by_size(table, trials.Plan(num_trials=5)))[-1]
+  assert parts.calibration.members.max() > 1
+  for r, chosen in enumerate(parts.calibration.chosen):
+    np.testing.assert_allclose(
+      parts.calibration.means.losses[r], table.losses[chosen].mean(axis=0)
+    )
+  np.testing.assert_allclose(parts.population.losses, table.losses.mean(axis=0))
 
 
 def test_more_examples_are_worth_fewer_layers():
