@@ -30,8 +30,14 @@ from calm_jax.calibration.p_values import Binomial as Binomial
 from calm_jax.calibration.p_values import ChernoffHoeffding as ChernoffHoeffding
 from calm_jax.calibration.p_values import Hoeffding as Hoeffding
 from calm_jax.calibration.p_values import HoeffdingBentkus as HoeffdingBentkus
-from calm_jax.calibration.power import (
+from calm_jax.calibration.planning import (
   chance_of_certifying as chance_of_certifying,
+)
+from calm_jax.calibration.planning import (
+  num_examples_for_chance as num_examples_for_chance,
+)
+from calm_jax.calibration.planning import (
+  tolerance_for_chance as tolerance_for_chance,
 )
 from calm_jax.calibration.power import (
   smallest_certifiable_tolerance as smallest_certifiable_tolerance,

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from calm_jax import errors
 from calm_jax.calibration import choices, p_values, power
@@ -52,59 +51,3 @@ def test_the_number_is_the_smallest_that_certifies(name):
     n = power.smallest_certifying_num_examples(tolerance, 0.05, p_value)
     assert p_value(np.zeros(n), tolerance) <= 0.05
     assert p_value(np.zeros(n - 1), tolerance) > 0.05
-
-
-@pytest.mark.parametrize('n', [10, 101, 1000])
-@pytest.mark.parametrize(
-  ('mean', 'variance'), [(0.0, None), (0.05, None), (0.05, 0.01), (0.3, 0.0)]
-)
-def test_typical_losses_have_the_mean_and_variance(n, mean, variance):
-  losses = power.typical_losses(n, mean, variance)
-  assert losses.shape == (n,) and 0 <= losses.min() <= losses.max() <= 1
-  if variance is None:
-    assert set(losses.tolist()) <= {0.0, 1.0}
-    assert mean <= losses.mean() < mean + 1 / n
-  else:
-    assert losses.mean() == pytest.approx(mean)
-    assert losses.var() == pytest.approx(variance, abs=1.0 / n)
-  # Any beginning has about its share of the losses.
-  half = losses[: n // 2].sum()
-  assert abs(half - losses.sum() / 2) <= 1.0
-
-
-def test_a_mean_loss_needs_more_and_a_small_variance_less():
-  def tolerance(**assumed):
-    return power.smallest_certifiable_tolerance(
-      1000, 0.05, choices.P_VALUES['betting'], **assumed
-    )
-
-  none = tolerance()
-  small = tolerance(mean_loss=0.05, variance=0.002)
-  greatest = tolerance(mean_loss=0.05)
-  assert none < 0.05 < small < greatest < 0.1
-
-
-@pytest.mark.parametrize(
-  ('mean', 'variance'),
-  [(1.0, None), (-0.1, None), (math.nan, 0.1), (0.1, 0.2), (0.1, -1e-9)],
-)
-def test_no_such_losses(mean, variance):
-  with pytest.raises(errors.ConfigError, match='mean loss must be in'):
-    power.typical_losses(10, mean, variance)
-
-
-def test_a_tolerance_must_be_above_the_mean_loss():
-  with pytest.raises(errors.ConfigError, match='above the mean loss'):
-    power.smallest_certifying_num_examples(0.1, 0.05, mean_loss=0.1)
-
-
-def test_the_chance_of_certifying_is_a_binomial_probability():
-  p_value = p_values.Hoeffding()
-  got = power.chance_of_certifying(
-    200, 0.2, 0.05, p_value, mean_loss=0.1, draws=4000
-  )
-  counts = np.arange(201)
-  passing = counts[p_value.from_totals(counts, 200, 0.2) <= 0.05].max()
-  expected = stats.binom.cdf(passing, 200, 0.1)
-  assert 0.3 < expected < 0.9
-  assert abs(got - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)

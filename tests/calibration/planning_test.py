@@ -1,0 +1,86 @@
+"""Chances of certifying, against binomial probabilities."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from calm_jax import errors
+from calm_jax.calibration import choices, p_values, planning, power
+
+
+def exact_chance(n, tolerance, mean, p_value):
+  counts = np.arange(n + 1)
+  passing = counts[p_value.from_totals(counts, n, tolerance) <= 0.05].max()
+  return stats.binom.cdf(passing, n, mean)
+
+
+def test_the_chance_is_a_binomial_probability():
+  p_value = p_values.Hoeffding()
+  got = planning.chance_of_certifying(
+    200, 0.2, 0.05, p_value, mean_loss=0.1, draws=4000
+  )
+  expected = exact_chance(200, 0.2, 0.1, p_value)
+  assert 0.3 < expected < 0.9
+  assert abs(got - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+@pytest.mark.parametrize('name', ['binomial', 'hoeffding_bentkus'])
+def test_the_number_reaches_the_chance(name):
+  p_value = choices.P_VALUES[name]
+  n = planning.num_examples_for_chance(
+    0.1, 0.05, p_value, mean_loss=0.05, draws=2000
+  )
+  # One example more or less can matter, because counts are whole numbers.
+  around = [exact_chance(m, 0.1, 0.05, p_value) for m in (n - 3, n, n + 3)]
+  assert max(around) > 0.77 and min(around) < 0.83
+
+
+def test_the_tolerance_reaches_the_chance():
+  p_value = p_values.Binomial()
+  tolerance = planning.tolerance_for_chance(
+    300, 0.05, p_value, mean_loss=0.05, draws=2000
+  )
+  assert tolerance == round(tolerance, 3)
+  assert exact_chance(300, tolerance, 0.05, p_value) > 0.77
+  assert exact_chance(300, tolerance - 0.003, 0.05, p_value) < 0.83
+
+
+def test_a_small_variance_helps_those_who_learn_it():
+  def needed(name, variance):
+    return planning.num_examples_for_chance(
+      0.1, 0.05, choices.P_VALUES[name], 0.05, variance, draws=300
+    )
+
+  assert needed('betting', 0.05**2) < 0.7 * needed('betting', None)
+  assert needed('betting', 0.05**2) < 0.7 * needed('hoeffding_bentkus', 0.0025)
+
+
+def test_without_loss_it_is_certain_or_impossible():
+  for name in ('hoeffding_bentkus', 'betting'):
+    p_value = choices.P_VALUES[name]
+    n = power.smallest_certifying_num_examples(0.1, 0.05, p_value)
+    assert planning.chance_of_certifying(n, 0.1, 0.05, p_value) == 1.0
+    assert planning.chance_of_certifying(n - 1, 0.1, 0.05, p_value) == 0.0
+    assert planning.num_examples_for_chance(0.1, 0.05, p_value, draws=3) == n
+
+
+@pytest.mark.parametrize(
+  ('mean', 'variance'),
+  [(1.0, None), (-0.1, None), (math.nan, 0.1), (0.1, 0.2), (0.1, -1e-9)],
+)
+def test_no_such_losses(mean, variance):
+  with pytest.raises(errors.ConfigError, match='mean loss must be in'):
+    planning.chance_of_certifying(
+      10, 0.5, 0.05, mean_loss=mean, variance=variance
+    )
+
+
+def test_a_tolerance_that_is_never_certified():
+  with pytest.raises(errors.ConfigError, match='needs more than 32768'):
+    planning.num_examples_for_chance(0.1, 0.05, mean_loss=0.1, draws=2)
+  # One example without loss: 1 - d must be at most 0.05, as floats have it.
+  assert planning.tolerance_for_chance(1, 0.05, draws=2) == 0.951
+  with pytest.raises(errors.DataError, match='at least one example'):
+    planning.chance_of_certifying(0, 0.1, 0.05)
