@@ -47,7 +47,7 @@ def write_dump(
       for index, batch in enumerate(batches):
         shards.check_fits(header, batch, 'The batch')
         unfinished.put(index, batch)
-      return unfinished.complete(len(header.thresholds), stopped='')
+      return unfinished.complete(len(header.thresholds), header.stopped)
     except BaseException:
       unfinished.discard()
       raise

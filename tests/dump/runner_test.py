@@ -7,6 +7,7 @@ import pytest
 from testing import tiny_text
 
 from calm_jax import errors
+from calm_jax.calibration import replay
 from calm_jax.data import corpus
 from calm_jax.dump import reader, runner
 from calm_jax.evaluation import network_sizes
@@ -82,6 +83,19 @@ def test_trace_follows_the_full_model(generator, tmp_path):
     dump.trace_confidences[:, :, -1][is_token],
     dump.confidences[:, 0][is_token],
   )
+
+
+def test_a_replay_is_exact_where_no_token_came_before(generator, tmp_path):
+  """The first token of each output: the same state, so the same exit."""
+  runner.run(generator, _examples(5), _header(generator), tmp_path / 'dump')
+  manifest, dump = reader.read_dump(tmp_path / 'dump')
+  replayed = replay.replay(manifest, dump)
+  for name in ('tokens', 'num_layers_used'):
+    np.testing.assert_array_equal(
+      getattr(replayed, name)[..., 0], getattr(dump, name)[..., 0]
+    )
+  used = set(dump.num_layers_used[..., 0].ravel().tolist())
+  assert len(used) > 1, 'some first tokens were to leave early'
 
 
 def test_same_data_in_any_order_give_the_same_bytes(generator, tmp_path):
