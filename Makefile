@@ -1,4 +1,4 @@
-# make demo | test | lint: each makes .venv on first use and reuses it after.
+# make demo | test | lint | bench: each makes .venv on first use and reuses it after.
 #
 #   make test ARGS='tests/t5 -x'   passes arguments to pytest
 #   PYTHON=/path/to/python make …  chooses the interpreter of a new .venv
@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo test lint format
+.PHONY: help demo test lint format bench
 
 help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   all tests'
 	@echo 'make lint   ruff: rules and format'
+	@echo 'make bench  decoding speed under each confidence measure'
 	@echo 'make format let ruff repair what it can'
 
 demo: $(STAMP)
@@ -28,6 +29,10 @@ lint: $(STAMP)
 	@echo '== lint: ruff check, ruff format --check'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: $(STAMP)
+	@echo '== bench: ms per token of CALM-sized decoders (minutes; idle cores)'
+	$(BIN)/python benchmarks/decode.py $(ARGS)
 
 format: $(STAMP)
 	@echo '== format: ruff check --fix, ruff format'
