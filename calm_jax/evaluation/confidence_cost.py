@@ -142,20 +142,22 @@ class Classifier(ChosenOnly):
 class AttentionClassifier(ChosenOnly):
   """A classifier that attends to the states of all earlier positions.
 
-  A projection 2 d w of the state, four projections 8 w^2 within the attention,
-  4 t w for the attention over t positions, and the head.
+  Projections 2 d w of the state into query, key and value, one more for the
+  residual, 4 t w for the attention over t positions, and the head.
 
   Attributes:
     width: w.
     hidden_dims: widths of the head's hidden layers.
+    residual: whether the projected state joins what was attended to.
   """
 
   width: int
   hidden_dims: tuple[int, ...] = ()
+  residual: bool = True
 
   def per_measurement(self, sizes, positions):
     width = self.width
-    fixed = 2.0 * sizes.emb_dim * width + 8.0 * width**2
+    fixed = 2.0 * sizes.emb_dim * width * (3 + self.residual)
     head = _dense((width, *self.hidden_dims, 1))
     return fixed + head + 4.0 * width * np.asarray(positions, np.float64)
 

@@ -67,6 +67,18 @@ def _top_k(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
   )
 
 
+def _classifier(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
+  kind, sizes = knobs['classifier']
+  if kind == 'Attention':
+    return confidence_cost.AttentionClassifier(
+      width=sizes['width'],
+      hidden_dims=sizes['head_hidden_dims'],
+      residual=sizes['residual'],
+    )
+  hidden = (sizes['hidden_dim'],) if kind == 'Mlp' else ()
+  return confidence_cost.Classifier(hidden)
+
+
 def _always(
   cost: confidence_cost.ConfidenceCost,
 ) -> Callable[[_Knobs], confidence_cost.ConfidenceCost]:
@@ -80,6 +92,7 @@ _COSTS: dict[str, Callable[[_Knobs], confidence_cost.ConfidenceCost]] = {
   'Patience': _always(confidence_cost.WholeSoftmax()),
   'HiddenStateSaturation': _always(confidence_cost.Saturation()),
   'TopKPropagation': _top_k,
+  'ClassifierConfidence': _classifier,
   # No measurement; the oracle's is for free, as in CALM's bound.
   'StaticExit': _always(confidence_cost.ChosenOnly()),
   'Oracle': _always(confidence_cost.ChosenOnly()),

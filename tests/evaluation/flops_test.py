@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from calm_jax import contracts, errors
-from calm_jax.early_exit import confidence, oracle, top_k
+from calm_jax.early_exit import (
+  classifier_confidence,
+  classifiers,
+  confidence,
+  oracle,
+  top_k,
+)
 from calm_jax.evaluation import (
   confidence_cost,
   flops,
@@ -68,8 +74,8 @@ def beside(name, layer, position):
     case 'mlp':
       return 2 * 16 * 7 + 2 * 7
     case 'attention':
-      # Down, query, key, value and output; scores and sums; head.
-      projections = 2 * 16 * 6 + 4 * (2 * 6 * 6)
+      # Query, key, value and the state itself; scores and sums; head.
+      projections = 4 * (2 * 16 * 6)
       return projections + 2 * (2 * position * 6) + 2 * 6 * 3 + 2 * 3
   return 0
 
@@ -284,7 +290,7 @@ def test_xla_counts_a_layer_as_the_formula_does():
 def test_every_measure_has_a_cost():
   classes = [
     value
-    for module in (confidence, oracle, top_k)
+    for module in (classifier_confidence, confidence, oracle, top_k)
     for value in vars(module).values()
     if inspect.isclass(value)
     and issubclass(value, confidence.ConfidenceMeasure)
@@ -296,7 +302,14 @@ def test_every_measure_has_a_cost():
 
 
 def test_the_manifest_s_text_gives_the_cost():
+  trained = classifier_confidence.ClassifierConfidence
   for measure, cost in (
+    (trained(), confidence_cost.Classifier()),
+    (trained(classifiers.Mlp(hidden_dim=7)), confidence_cost.Classifier((7,))),
+    (
+      trained(classifiers.Attention(width=12, residual=False)),
+      confidence_cost.AttentionClassifier(width=12, residual=False),
+    ),
     (confidence.SoftmaxTopTwoGap(), confidence_cost.WholeSoftmax()),
     (
       confidence.HiddenStateSaturation(rescale=True),
