@@ -12,6 +12,7 @@ so may jump over thresholds that fail.
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,7 +51,13 @@ class Means:
 
 
 class NaiveRule(abc.ABC):
-  """Means of calibration samples in, one threshold per sample out."""
+  """Means of calibration samples in, one threshold per sample out.
+
+  Attributes:
+    kind: as it stands in tables.
+  """
+
+  kind: ClassVar[str] = 'naive'
 
   @property
   @abc.abstractmethod
@@ -182,6 +189,8 @@ class Oracle(NaiveRule):
   """
 
   population: Means
+
+  kind = 'oracle'
 
   @property
   def name(self):

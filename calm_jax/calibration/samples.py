@@ -192,13 +192,14 @@ class CalibratedRule:
     p_value: for each threshold.
     procedure: decides with all p-values in hand.
     failure_prob: bound on the probability that the loss exceeds the tolerance.
-    name: as it stands in tables.
+    name, kind: as they stand in tables.
   """
 
   p_value: p_values.PValue
   procedure: choices.Procedure
   failure_prob: float
   name: str = 'calibrated'
+  kind: str = 'calibrated'
 
   def columns(self, samples: Samples, tolerance: float) -> np.ndarray:
     """[R], places in the grid; 0, the full model, where none is certified."""

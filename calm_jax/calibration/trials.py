@@ -7,6 +7,7 @@ population, in several sizes; or by groups of examples, where what is calibrated
 on is unlike what is tested.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -53,9 +54,7 @@ class Plan:
     for tolerance in self.tolerances:
       guarantee.check_guarantee(tolerance, self.failure_prob)
     _require(
-      all(
-        a < b for a, b in zip(self.tolerances, self.tolerances[1:], strict=0)
-      ),
+      sorted(set(self.tolerances)) == list(self.tolerances),
       f'tolerances must rise, got {list(self.tolerances)}',
     )
     _require(
@@ -142,6 +141,16 @@ def trials_by_size(table: samples.ExampleTable, plan: Plan) -> Iterator[Trials]:
     )
 
 
+def check_groups(groups: Sequence[str]) -> None:
+  """Raises a DataError unless there are two groups or more, none too small."""
+  counts = collections.Counter(groups)
+  if len(counts) < 2 or min(counts.values()) < MIN_GROUP_SIZE:
+    raise errors.DataError(
+      'A shift needs at least two groups of at least'
+      f' {MIN_GROUP_SIZE} examples each, got {dict(sorted(counts.items()))}.'
+    )
+
+
 def trials_by_group(
   table: samples.ExampleTable, plan: Plan, groups: Sequence[str]
 ) -> Iterator[Trials]:
@@ -156,16 +165,11 @@ def trials_by_group(
     groups: [N], the group of each example.
 
   Raises:
-    DataError: one group only, or one with fewer than `MIN_GROUP_SIZE` examples.
+    DataError: as `check_groups`.
   """
+  check_groups(groups)
   groups = np.asarray(groups)
-  names, counts = np.unique(groups, return_counts=True)
-  if len(names) < 2 or counts.min() < MIN_GROUP_SIZE:
-    raise errors.DataError(
-      'A shift needs at least two groups of at least'
-      f' {MIN_GROUP_SIZE} examples each, got'
-      f' {dict(zip(names.tolist(), counts.tolist(), strict=True))}.'
-    )
+  names = np.unique(groups)
   for name in names.tolist():
     inside = np.flatnonzero(groups == name)
     outside = np.flatnonzero(groups != name)

@@ -18,6 +18,7 @@ import numpy as np
 from calm_jax import contracts, errors, text_metrics
 from calm_jax.calibration import (
   choices,
+  conformal_risk_control,
   from_dump,
   multiple_testing,
   naive,
@@ -127,14 +128,22 @@ def validate(
   Raises:
     ConfigError: a name or number is none, or a p-value does not hold for an
       objective's losses.
-    DataError: the dumps cannot be validated so.
+    DataError: the dumps cannot be validated so, or a group is too small.
   """
   objectives = [risks.get_consistency(name) for name in settings.objectives]
   notes = []
-  if groups is None:
+  if isinstance(
+    settings.procedure, conformal_risk_control.ConformalRiskControl
+  ):
+    notes.append(conformal_risk_control.GUARANTEE)
+  if groups is not None:
+    trials.check_groups(groups)
+  else:
     groups = groups_by_length(dumps[0].data.sources.tolist())
-    if len(set(groups)) < 2:
-      notes.append('All inputs are of one length, so no shift was tried.')
+    try:
+      trials.check_groups(groups)
+    except errors.DataError as error:
+      notes.append(f'No shift was tried between short and long inputs. {error}')
       groups = None
   rows, gaps, used = [], [], set()
   for dump, kind in track([(d, k) for d in dumps for k in objectives]):
@@ -220,7 +229,9 @@ def _rows(dump, objective, p_value, settings, groups):
       split,
       calibration=samples.Samples(replayed, split.calibration.chosen),
     )
-    rule = dataclasses.replace(calibrated, name='calibrated_on_replay')
+    rule = dataclasses.replace(
+      calibrated, name='calibrated_on_replay', kind='estimate'
+    )
     rows += make(on_replay, (rule,), with_oracle=False)
   for parts in trials.trials_by_size(table, settings.plan):
     rows += make(parts, rules, experiment=validation_records.CALIBRATION_SIZE)
@@ -267,8 +278,13 @@ def _short_names(
   """The measures' names, with as much as is needed to tell them apart."""
   folders = [pathlib.Path(directory).name for directory in directories]
   spellings = [
-    (_without_knobs(x.measure), x.measure.removesuffix('()'), f'{folder}')
-    for x, folder in zip(manifests, folders, strict=True)
+    (name, x.measure.removesuffix('()'), f'{name} in {folder}')
+    for name, x, folder in zip(
+      [_without_knobs(x.measure) for x in manifests],
+      manifests,
+      folders,
+      strict=True,
+    )
   ]
   schedules = [
     ''

@@ -79,12 +79,11 @@ def _row(parts, rule, tolerance, plan, source, experiment):
   test_losses = chosen(test.losses)
   population_losses = parts.population.losses[columns]
   thresholds = np.asarray(test.thresholds)[columns]
-  kind = 'calibrated' if isinstance(rule, samples.CalibratedRule) else 'naive'
   return validation_records.ValidationRow(
     experiment=experiment,
     **dataclasses.asdict(source),
     rule=rule.name,
-    kind='oracle' if isinstance(rule, naive.Oracle) else kind,
+    kind=rule.kind,
     tolerance=tolerance,
     failure_prob=plan.failure_prob,
     calibrated_on=parts.calibrated_on,

@@ -27,7 +27,8 @@ class ValidationRow(json_records.Record):
     dump: the measure's short name.
     measure, threshold_schedule: as in the manifest.
     consistency, metric: what the loss is.
-    kind: 'calibrated', 'naive' or 'oracle'.
+    kind: 'calibrated', 'naive', 'oracle', or 'estimate' where losses that were
+      replayed, not generated, were calibrated on: nothing is guaranteed there.
     calibrated_on, tested_on: groups of examples; 'all' without groups.
     violations_on_test, violations_on_population: shares of the trials, each
       with its 95% Clopper-Pearson interval, which is about the number of trials

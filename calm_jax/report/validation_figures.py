@@ -176,6 +176,7 @@ def _under_shift(result: _Result, objective: str) -> figures.Picture | None:
             axes, _points(here, 'tolerance', 'population_loss'), look
           )
         validation_panels.tolerated(axes, result.tolerances)
+      validation_panels.fit(line)
     for axes in panels[-1]:
       axes.set_xlabel('tolerance', fontsize=8)
     validation_panels.legend(figure, panels[0], 3)
@@ -215,7 +216,7 @@ def _replayed(result: _Result, objective: str) -> figures.Picture | None:
         for look, route in ((_GENERATED, 'generated'), (_REPLAYED, 'replayed')):
           points = _points(here, 'threshold', f'{route}_{what}')
           validation_panels.line(axes, points, look)
-    validation_panels.from_zero(panels[0])
+    validation_panels.fit(panels[0])
     for axes in panels[1]:
       validation_panels.layers(axes, result.num_layers)
       axes.set_xlabel('threshold', fontsize=8)

@@ -12,7 +12,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from calm_jax.calibration import validation_records
-from calm_jax.report import colors
+from calm_jax.report import colors, visible_text
 
 Rows = Sequence[validation_records.ValidationRow]
 
@@ -52,9 +52,12 @@ def grid(
     len(rows), len(columns), sharex=True, sharey='row', squeeze=False
   )
   for axes, name in zip(panels[0], columns, strict=True):
-    axes.set_title(wrapped(name, 24 if len(columns) > 2 else 46), fontsize=7.5)
+    title = visible_text.visible(name)
+    axes.set_title(wrapped(title, 24 if len(columns) > 2 else 46), fontsize=7.5)
   for line, name in zip(panels, rows, strict=True):
-    line[0].set_ylabel(name, fontsize=8)
+    line[0].set_ylabel(
+      '\n'.join(map(visible_text.visible, name.splitlines())), fontsize=8
+    )
     for axes in line:
       axes.tick_params(labelsize=7.5)
       axes.margins(x=0.04)
@@ -141,17 +144,18 @@ def tolerated(axes: mpl_axes.Axes, tolerances: Sequence[float]) -> None:
     zorder=1,
     label='the tolerance itself',
   )
-  axes.set_ylim(0, tolerances[-1] * 1.04)
 
 
-def from_zero(panels: Sequence[mpl_axes.Axes]) -> None:
-  """An axis, shared by the panels, from zero to beyond all that is drawn."""
-  highest = max(
-    max(line.get_ydata(), default=0.0)
+def fit(panels: Sequence[mpl_axes.Axes]) -> None:
+  """An axis, shared by the panels, from zero or below to all that is drawn."""
+  drawn = [
+    value
     for axes in panels
     for line in axes.get_lines()
-  )
-  panels[0].set_ylim(0, max(1.06 * highest, 0.01))
+    for value in line.get_ydata()
+  ]
+  lowest, highest = min(drawn, default=0.0), max(drawn, default=0.0)
+  panels[0].set_ylim(1.06 * min(lowest, 0.0), 1.06 * max(highest, 0.01))
 
 
 def legend(

@@ -1,7 +1,7 @@
 """A validation as text for a terminal: what was bought, and what it cost."""
 
 from calm_jax.calibration import validation_records
-from calm_jax.report import validation_figures, wording
+from calm_jax.report import validation_figures, visible_text, wording
 
 _RULES = (
   'calibrated',
@@ -43,7 +43,8 @@ def summary(result: validation_records.ValidationResult) -> str:
     ]
     for dump in dict.fromkeys(row.dump for row in here):
       of_dump = [row for row in here if row.dump == dump]
-      lines += [dump, *_table(result, of_dump), '']
+      name = visible_text.visible(dump)
+      lines += [name, *_table(result, of_dump), '']
   lines += [f'Note: {note}' for note in result.notes]
   return '\n'.join(lines).rstrip()
 
