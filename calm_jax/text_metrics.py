@@ -142,12 +142,8 @@ def get_metric(name: str) -> Metric:
   """
   if name in METRICS:
     return METRICS[name]
-  near = difflib.get_close_matches(str(name), METRICS, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  raise errors.ConfigError(
-    f'The metric must be one of {sorted(METRICS)}, got {name!r}.{hint} A'
-    ' function of yours is named package.module:function.'
-  )
+  what = 'metric (a function of yours is named package.module:function)'
+  raise errors.unknown_name(what, name, METRICS)
 
 
 def get_or_import_metric(name: str) -> Metric:

@@ -30,6 +30,7 @@ from calm_jax.calibration.p_values import Binomial as Binomial
 from calm_jax.calibration.p_values import ChernoffHoeffding as ChernoffHoeffding
 from calm_jax.calibration.p_values import Hoeffding as Hoeffding
 from calm_jax.calibration.p_values import HoeffdingBentkus as HoeffdingBentkus
+from calm_jax.calibration.planning import ExpectedLoss as ExpectedLoss
 from calm_jax.calibration.planning import (
   chance_of_certifying as chance_of_certifying,
 )

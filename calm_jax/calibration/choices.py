@@ -4,7 +4,6 @@ The names are those of the classes; their knobs have the defaults. With other
 knobs, build the object (in gin: `P_VALUE = @betting.Betting()`).
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,8 +112,4 @@ def _named(what: str, name: Any, known: Mapping[str, Any]) -> Any:
   name = _ALIASES.get(name, name)
   if name in known:
     return known[name]
-  near = difflib.get_close_matches(str(name), known, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  raise errors.ConfigError(
-    f'The {what} must be one of {sorted(known)}, got {name!r}.{hint}'
-  )
+  raise errors.unknown_name(what, name, known)

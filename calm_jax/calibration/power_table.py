@@ -4,11 +4,13 @@ python -m calm_jax.calibration.power_table
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from calm_jax.calibration import choices, planning, power
 
 FAILURE_PROB = 0.05
+_Case = TypeVar('_Case')
 _COUNTS = (20, 50, 100, 300, 1000, 3000, 10000)
 _TOLERANCES = (0.02, 0.05, 0.1, 0.2)
 # Without any loss the binomial bound is that of Hoeffding and Bentkus.
@@ -39,31 +41,29 @@ def tables(failure_prob: float = FAILURE_PROB) -> str:
 
 def smallest_tolerances(failure_prob: float) -> str:
   """Returns the table of `smallest_certifiable_tolerance`."""
-  rows = []
-  for count in _COUNTS:
-    values = (
-      power.smallest_certifiable_tolerance(
-        count, failure_prob, choices.P_VALUES[name]
-      )
-      for name in _WITHOUT_LOSS
+
+  def cell(count: int, name: str) -> str:
+    tolerance = power.smallest_certifiable_tolerance(
+      count, failure_prob, choices.P_VALUES[name]
     )
     # Rounded up: a tolerance that is promised must be certified.
-    rows.append([str(count), *(_rounded_up(value) for value in values)])
-  return _markdown(['n', *_WITHOUT_LOSS], rows)
+    return f'{math.ceil(tolerance * 1e4) / 1e4:.4f}'
+
+  return _markdown('n', _COUNTS, {x: x for x in _WITHOUT_LOSS}, cell)
 
 
 def needed_without_loss(failure_prob: float) -> str:
   """Returns the table of `smallest_certifying_num_examples`."""
-  rows = []
-  for tolerance in _TOLERANCES:
-    numbers = (
-      power.smallest_certifying_num_examples(
-        tolerance, failure_prob, choices.P_VALUES[name]
-      )
-      for name in _WITHOUT_LOSS
+
+  def cell(tolerance: float, name: str) -> str:
+    number = power.smallest_certifying_num_examples(
+      tolerance, failure_prob, choices.P_VALUES[name]
     )
-    rows.append([f'{tolerance:g}', *map(str, numbers)])
-  return _markdown(['tolerance', *_WITHOUT_LOSS], rows)
+    return str(number)
+
+  return _markdown(
+    'tolerance', _TOLERANCES, {x: x for x in _WITHOUT_LOSS}, cell
+  )
 
 
 def needed_with_loss(failure_prob: float) -> str:
@@ -71,39 +71,39 @@ def needed_with_loss(failure_prob: float) -> str:
 
   For losses of 0 and 1, and for such whose standard deviation is their mean.
   """
-  cases = [
-    (name, coins)
-    for coins in (True, False)
+  cases = {
+    f'{name}, {kind}': (name, kind)
+    for kind in ('0 or 1', 'small variance')
     for name in _WITH_LOSS
-    if coins or name != 'binomial'
-  ]
-  rows = []
-  for tolerance in _TOLERANCES:
+    if name != 'binomial' or kind == '0 or 1'
+  }
+
+  def cell(tolerance: float, case: tuple[str, str]) -> str:
+    name, kind = case
     half = tolerance / 2
-    numbers = (
-      planning.num_examples_for_chance(
-        tolerance,
-        failure_prob,
-        choices.P_VALUES[name],
-        mean_loss=half,
-        variance=None if coins else half**2,
-      )
-      for name, coins in cases
+    number = planning.num_examples_for_chance(
+      tolerance,
+      failure_prob,
+      planning.ExpectedLoss(half, None if kind == '0 or 1' else half**2),
+      choices.P_VALUES[name],
     )
-    rows.append([f'{tolerance:g}', *map(str, numbers)])
-  header = [
-    f'{name}, {"0 or 1" if coins else "small variance"}'
-    for name, coins in cases
+    return str(number)
+
+  return _markdown('tolerance', _TOLERANCES, cases, cell)
+
+
+def _markdown(
+  corner: str,
+  rows: Sequence[float],
+  columns: Mapping[str, _Case],
+  cell: Callable[[Any, _Case], str],
+) -> str:
+  """A table of `cell(row, columns[header])`."""
+  lines = [[corner, *columns], ['---:'] * (len(columns) + 1)]
+  lines += [
+    [f'{row:g}', *(cell(row, case) for case in columns.values())]
+    for row in rows
   ]
-  return _markdown(['tolerance', *header], rows)
-
-
-def _rounded_up(tolerance: float) -> str:
-  return f'{math.ceil(tolerance * 1e4) / 1e4:.4f}'
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = [header, ['---:'] * len(header), *rows]
   return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
 

@@ -8,7 +8,6 @@ threshold 1, whose output is the full model's.
 
 import abc
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -113,12 +112,7 @@ def get_consistency(name: str) -> type[Consistency]:
   """Returns the class of that name; ConfigError if there is none."""
   if name in CONSISTENCIES:
     return CONSISTENCIES[name]
-  near = difflib.get_close_matches(str(name), CONSISTENCIES, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  raise errors.ConfigError(
-    f'The consistency must be one of {sorted(CONSISTENCIES)}, got'
-    f' {name!r}.{hint}'
-  )
+  raise errors.unknown_name('consistency', name, CONSISTENCIES)
 
 
 def score(

@@ -19,6 +19,23 @@ Procedures: fixed_sequence (CALM's), multi_start_fixed_sequence, bonferroni,
 holm; and conformal_risk_control, whose guarantee is weaker: on average over
 calibrations only. docs/calibration.md says which when."""
 
+P_VALUE = settings.Setting(
+  'p_value',
+  'P_VALUE',
+  str,
+  None,
+  'bound on the mean loss; without it hoeffding_bentkus where it holds, else'
+  ' betting',
+  objects=True,
+)
+PROCEDURE = settings.Setting(
+  'procedure',
+  'PROCEDURE',
+  str,
+  'fixed_sequence',
+  'how many thresholds share one failure probability',
+  objects=True,
+)
 SETTINGS = (
   settings.Setting(
     'dump_dir',
@@ -64,23 +81,8 @@ SETTINGS = (
     'metric that the loss is made of: a name, or package.module:function of'
     " your own; without it, the dump's task's",
   ),
-  settings.Setting(
-    'p_value',
-    'P_VALUE',
-    str,
-    None,
-    'bound on the mean loss; without it hoeffding_bentkus where it holds, else'
-    ' betting',
-    objects=True,
-  ),
-  settings.Setting(
-    'procedure',
-    'PROCEDURE',
-    str,
-    'fixed_sequence',
-    'how many thresholds share one failure probability',
-    objects=True,
-  ),
+  P_VALUE,
+  PROCEDURE,
 )
 
 

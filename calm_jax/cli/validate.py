@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from calm_jax import errors
-from calm_jax.cli import flags, settings
+from calm_jax.cli import calibrate, flags, settings
 
 DESCRIPTION = """Is calibration worth it, against choosing a threshold naively?
 
@@ -61,22 +61,8 @@ SETTINGS = (
     None,
     "metric that the losses are made of; without it, each dump's task's",
   ),
-  settings.Setting(
-    'p_value',
-    'P_VALUE',
-    str,
-    None,
-    'of the calibrated rule, as for calm calibrate',
-    objects=True,
-  ),
-  settings.Setting(
-    'procedure',
-    'PROCEDURE',
-    str,
-    'fixed_sequence',
-    'of the calibrated rule, as for calm calibrate',
-    objects=True,
-  ),
+  calibrate.P_VALUE,
+  calibrate.PROCEDURE,
   settings.Setting(
     'sizes',
     'CALIBRATION_SIZES',

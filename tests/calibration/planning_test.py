@@ -9,6 +9,8 @@ from scipy import stats
 from calm_jax import errors
 from calm_jax.calibration import choices, p_values, planning, power
 
+NONE, HALF = planning.ExpectedLoss(0.0), planning.ExpectedLoss(0.05)
+
 
 def exact_chance(n, tolerance, mean, p_value):
   counts = np.arange(n + 1)
@@ -19,7 +21,7 @@ def exact_chance(n, tolerance, mean, p_value):
 def test_the_chance_is_a_binomial_probability():
   p_value = p_values.Hoeffding()
   got = planning.chance_of_certifying(
-    200, 0.2, 0.05, p_value, mean_loss=0.1, draws=4000
+    200, 0.2, 0.05, planning.ExpectedLoss(0.1), p_value, draws=4000
   )
   expected = exact_chance(200, 0.2, 0.1, p_value)
   assert 0.3 < expected < 0.9
@@ -29,9 +31,7 @@ def test_the_chance_is_a_binomial_probability():
 @pytest.mark.parametrize('name', ['binomial', 'hoeffding_bentkus'])
 def test_the_number_reaches_the_chance(name):
   p_value = choices.P_VALUES[name]
-  n = planning.num_examples_for_chance(
-    0.1, 0.05, p_value, mean_loss=0.05, draws=2000
-  )
+  n = planning.num_examples_for_chance(0.1, 0.05, HALF, p_value, draws=2000)
   # One example more or less can matter, because counts are whole numbers.
   around = [exact_chance(m, 0.1, 0.05, p_value) for m in (n - 3, n, n + 3)]
   assert max(around) > 0.77 and min(around) < 0.83
@@ -40,7 +40,7 @@ def test_the_number_reaches_the_chance(name):
 def test_the_tolerance_reaches_the_chance():
   p_value = p_values.Binomial()
   tolerance = planning.tolerance_for_chance(
-    300, 0.05, p_value, mean_loss=0.05, draws=2000
+    300, 0.05, HALF, p_value, draws=2000
   )
   assert tolerance == round(tolerance, 3)
   assert exact_chance(300, tolerance, 0.05, p_value) > 0.77
@@ -50,7 +50,11 @@ def test_the_tolerance_reaches_the_chance():
 def test_a_small_variance_helps_those_who_learn_it():
   def needed(name, variance):
     return planning.num_examples_for_chance(
-      0.1, 0.05, choices.P_VALUES[name], 0.05, variance, draws=300
+      0.1,
+      0.05,
+      planning.ExpectedLoss(0.05, variance),
+      choices.P_VALUES[name],
+      draws=300,
     )
 
   assert needed('betting', 0.05**2) < 0.7 * needed('betting', None)
@@ -60,10 +64,27 @@ def test_a_small_variance_helps_those_who_learn_it():
 def test_without_loss_it_is_certain_or_impossible():
   for name in ('hoeffding_bentkus', 'betting'):
     p_value = choices.P_VALUES[name]
+
+    def chance(n, p_value=p_value):
+      return planning.chance_of_certifying(n, 0.1, 0.05, NONE, p_value, draws=3)
+
     n = power.smallest_certifying_num_examples(0.1, 0.05, p_value)
-    assert planning.chance_of_certifying(n, 0.1, 0.05, p_value) == 1.0
-    assert planning.chance_of_certifying(n - 1, 0.1, 0.05, p_value) == 0.0
-    assert planning.num_examples_for_chance(0.1, 0.05, p_value, draws=3) == n
+    assert chance(n) == 1.0 and chance(n - 1) == 0.0
+    assert n == planning.num_examples_for_chance(
+      0.1, 0.05, NONE, p_value, draws=3
+    )
+
+
+@pytest.mark.parametrize(('mean', 'variance'), [(0.05, 0.01), (0.3, 0.0)])
+def test_samples_have_the_mean_and_variance(mean, variance):
+  sample = planning.ExpectedLoss(mean, variance).sample(1000, 100, seed=1)
+  assert sample.shape == (1000, 100)
+  assert 0.0 <= sample.min() <= sample.max() <= 1.0
+  error = math.sqrt(variance / sample.size)
+  assert abs(sample.mean() - mean) <= 4 * error + 1e-12
+  assert sample.var() == pytest.approx(variance, rel=0.1, abs=1e-12)
+  coins = planning.ExpectedLoss(mean).sample(100, 10, seed=1)
+  assert set(np.unique(coins)) == {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
@@ -72,15 +93,15 @@ def test_without_loss_it_is_certain_or_impossible():
 )
 def test_no_such_losses(mean, variance):
   with pytest.raises(errors.ConfigError, match='mean loss must be in'):
-    planning.chance_of_certifying(
-      10, 0.5, 0.05, mean_loss=mean, variance=variance
-    )
+    planning.ExpectedLoss(mean, variance)
 
 
 def test_a_tolerance_that_is_never_certified():
   with pytest.raises(errors.ConfigError, match='needs more than 32768'):
-    planning.num_examples_for_chance(0.1, 0.05, mean_loss=0.1, draws=2)
+    planning.num_examples_for_chance(
+      0.1, 0.05, planning.ExpectedLoss(0.1), draws=2
+    )
   # One example without loss: 1 - d must be at most 0.05, as floats have it.
-  assert planning.tolerance_for_chance(1, 0.05, draws=2) == 0.951
+  assert planning.tolerance_for_chance(1, 0.05, NONE, draws=2) == 0.951
   with pytest.raises(errors.DataError, match='at least one example'):
-    planning.chance_of_certifying(0, 0.1, 0.05)
+    planning.chance_of_certifying(0, 0.1, 0.05, NONE)

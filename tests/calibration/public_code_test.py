@@ -4,6 +4,7 @@ Each test is named after the code and what it does wrong, and shows both: the
 number that the public rule gives, written out here, and ours.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -167,6 +168,15 @@ def test_rc_eenn_wsr_takes_one_fixed_upper_bound_for_granted():
       0.05,
       choices.P_VALUES['betting'],
     )
+
+
+def test_rc_eenn_takes_a_model_that_exits_early_for_the_full_one():
+  """Its losses are relative to a row of 14.88 of 24 layers."""
+  _, data = dumps.make_dump(40)
+  used = data.num_layers_used.copy()
+  used[7, 0] = 3
+  with pytest.raises(errors.DataError, match='must use all 4 layers.* id-7'):
+    dataclasses.replace(data, num_layers_used=used)
 
 
 # --- ltt ----------------------------------------------------------------------

@@ -153,8 +153,8 @@ def test_a_known_safe_threshold_is_found_at_the_stated_number(p_value):
   stated = planning.num_examples_for_chance(
     TOLERANCE,
     FAILURE_PROB,
+    planning.ExpectedLoss(safe),
     choices.P_VALUES[p_value],
-    mean_loss=safe,
     chance=chance,
   )
   random = np.random.default_rng(5)

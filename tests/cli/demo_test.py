@@ -56,6 +56,8 @@ def test_demo(model, tmp_path, monkeypatch, capsys):
   # Ten texts certify nothing: the full model against itself.
   assert calibrated.threshold == result.calibrated.threshold == 1.0
   assert calibrated.warning in printed.out
+  # And it is told before anything is decoded.
+  assert printed.out.startswith(f'Warning: {calibrated.warning}\n[1/5, ')
   assert result.full.mean_layers == result.calibrated.mean_layers == 3.0
   assert result.calibrated.mean_loss == 0.0
   assert 3 <= result.full.tokens_timed <= 3 * 6
