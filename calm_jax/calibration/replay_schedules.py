@@ -3,6 +3,7 @@
 For `replay`, which needs no accelerator library; tests hold the two together.
 """
 
+import abc
 import dataclasses
 import re
 
@@ -23,10 +24,8 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decaying:
-  """CALM Eq. 5: clip_[0,1](9/10 threshold + 1/10 exp(-temperature t / N)).
-
-  A threshold of 1 stays 1: it stands for the full model by rule.
+class _Decay(abc.ABC):
+  """Stricter at the start; a threshold of 1 stays 1, the full model, by rule.
 
   Attributes:
     temperature: tau.
@@ -39,31 +38,30 @@ class Decaying:
   ) -> np.ndarray:
     """[G] -> [G, T], the thresholds in force at each position."""
     thresholds = np.float32(thresholds)[:, None]
-    decay = _decay(self.temperature, max_decode_length)
-    decayed = np.clip(
-      np.float32(0.9) * thresholds + np.float32(0.1) * decay, 0.0, 1.0
+    positions = np.arange(max_decode_length, dtype=np.float32)
+    decay = np.exp(
+      np.float32(-self.temperature) * positions / max_decode_length
     )
+    decayed = self._decayed(thresholds, np.float32(0.1) * decay)
     return np.where(thresholds >= 1.0, thresholds, decayed)
 
+  @abc.abstractmethod
+  def _decayed(self, thresholds: np.ndarray, tenth: np.ndarray) -> np.ndarray:
+    """[G, 1] thresholds and [T], from 1/10 to nearly 0, -> [G, T]."""
 
-@dataclasses.dataclass(frozen=True)
-class T5xDecaying:
-  """Public code: threshold (9/10 + 1/10 exp(-temperature t / N)).
 
-  Attributes:
-    temperature: tau.
-  """
+class Decaying(_Decay):
+  """CALM Eq. 5: clip_[0,1](9/10 threshold + 1/10 exp(-temperature t / N))."""
 
-  temperature: float = 4.0
+  def _decayed(self, thresholds, tenth):
+    return np.clip(np.float32(0.9) * thresholds + tenth, 0.0, 1.0)
 
-  def __call__(
-    self, thresholds: np.ndarray, max_decode_length: int
-  ) -> np.ndarray:
-    """[G] -> [G, T], the thresholds in force at each position."""
-    thresholds = np.float32(thresholds)[:, None]
-    decay = _decay(self.temperature, max_decode_length)
-    decayed = thresholds * (np.float32(0.9) + np.float32(0.1) * decay)
-    return np.where(thresholds >= 1.0, thresholds, decayed)
+
+class T5xDecaying(_Decay):
+  """Public code: threshold (9/10 + 1/10 exp(-temperature t / N))."""
+
+  def _decayed(self, thresholds, tenth):
+    return thresholds * (np.float32(0.9) + tenth)
 
 
 Schedule = Constant | Decaying | T5xDecaying
@@ -91,8 +89,3 @@ def schedule_of(name: str) -> Schedule:
     )
   kind, temperature = _NAMED[found[1]], found[2]
   return kind() if temperature is None else kind(float(temperature))
-
-
-def _decay(temperature: float, max_decode_length: int) -> np.ndarray:
-  positions = np.arange(max_decode_length, dtype=np.float32)
-  return np.exp(np.float32(-temperature) * positions / max_decode_length)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import contracts, errors
 from calm_jax.calibration import replay, replay_schedules, risks
@@ -29,18 +30,11 @@ def make_dump(seed=0):
   confidences[..., 0] = -1  # no exit there
   tokens = np.repeat(trace[:, None, :, -1], len(GRID), axis=1)
   used = np.where(tokens > 0, L, 0).astype(np.int8)
-  manifest = contracts.Manifest(
-    task='t',
-    split='s',
-    metric='exact_match',
+  manifest, _ = dumps.make_dump(
     thresholds=GRID,
     num_decoder_layers=L,
     max_decode_length=T,
-    measure='SoftmaxTopTwoGap()',
     threshold_schedule='DecayingThreshold(temperature=4.0)',
-    model_digest='m',
-    config_digest='c',
-    data_digest='d',
   )
   return manifest, contracts.Dump(
     example_ids=np.array([f'{i}' for i in range(N)]),

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy import stats
+from testing import dumps
 
 from calm_jax import contracts, errors
 from calm_jax.calibration import (
@@ -130,19 +131,7 @@ def test_table_of_a_dump():
     trace_confidences=np.zeros((2, 3, 4), np.float32),
     trace_tokens=np.zeros((2, 3, 4), np.int32),
   )
-  manifest = contracts.Manifest(
-    task='t',
-    split='s',
-    metric='exact_match',
-    thresholds=(1.0, 0.5),
-    num_decoder_layers=4,
-    max_decode_length=3,
-    measure='m',
-    threshold_schedule='s',
-    model_digest='m',
-    config_digest='c',
-    data_digest='d',
-  )
+  manifest, _ = dumps.make_dump(thresholds=(1.0, 0.5), max_decode_length=3)
 
   def exact(prediction, reference):
     return float(prediction == reference)

@@ -5,8 +5,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from testing import dumps
 
-from calm_jax import calibration, contracts
+from calm_jax import calibration
 from calm_jax.cli import dump, loading, main
 from calm_jax.dump import runner
 
@@ -16,33 +17,18 @@ WRONG = (0, 1, 2, 30, 2)
 
 
 def make_dump(size=100):
-  texts = np.array(
-    [['other' if i < wrong else 'text' for wrong in WRONG] for i in range(size)]
-  )
-  shape = (size, len(GRID), 1)
-  manifest = contracts.Manifest(
-    task='docstring_restoration',
-    split='calibration',
-    metric='exact_match',
-    thresholds=GRID,
-    num_decoder_layers=2,
-    max_decode_length=1,
-    measure='m',
-    threshold_schedule='s',
-    model_digest='m',
-    config_digest='c',
-    data_digest='d',
-  )
-  return manifest, contracts.Dump(
-    example_ids=np.array([f'{i}' for i in range(size)]),
-    sources=np.array(['source'] * size),
-    references=np.array(['text'] * size),
-    predictions=texts,
-    tokens=np.full(shape, 5, np.int32),
-    num_layers_used=np.full(shape, 2, np.int8),
-    confidences=np.full(shape, 0.5, np.float32),
-    trace_confidences=np.zeros((size, 1, 2), np.float32),
-    trace_tokens=np.zeros((size, 1, 2), np.int32),
+  manifest, data = dumps.make_dump(size, thresholds=GRID, metric='exact_match')
+  more = {
+    name: np.repeat(array[:, -1:], len(GRID) - data.num_thresholds, axis=1)
+    for name, array in data.arrays().items()
+    if name in ('tokens', 'num_layers_used', 'confidences', 'predictions')
+  }
+  texts = [
+    ['other' if i < wrong else 'Same text.' for wrong in WRONG]
+    for i in range(size)
+  ]
+  return manifest, dataclasses.replace(
+    data.with_thresholds(more), predictions=np.array(texts)
   )
 
 
