@@ -64,8 +64,8 @@ def calibrate_dump(
   # Cached, because the risk's losses and the curve need the same scores.
   objective = kind(functools.cache(compare))
   p_value = _settle_p_value(p_value, objective)
-  # A dump is sorted by length, to which a loss may be related. Ids are hashes,
-  # so their order is a random one, whoever made the dump.
+  # A dump is sorted by length, to which a loss may be related. Ours have hashes
+  # for ids, whose order is a random one, and the same for every dump of them.
   order = np.argsort(data.example_ids)
   texts = data.predictions[order], data.references[order]
   ids = data.example_ids[order]

@@ -75,7 +75,7 @@ class MultiStartFixedSequence(MultipleTesting):
 
   For losses that do not only grow along the grid: a bump in the middle stops
   the sequence above it, not those below. Each start has an equal share of the
-  failure probability (union bound; Learn-then-Test, Sec. 3.2). The starts are
+  failure probability (union bound; Learn-then-Test). The starts are
   spread evenly from the first threshold on; a grid shorter than `num_starts`
   has as many starts as thresholds, and the share is of the starts that there
   are, not of those asked for.
