@@ -33,6 +33,7 @@ ROOMS = (
   'decoding',
   'cross_entropy',
   'losses',
+  'consistency_losses',
   'models',
   'optimizers',
   'data',

@@ -16,7 +16,6 @@ from flax import traverse_util
 from calm_jax import errors
 from calm_jax.t5 import network
 
-
 # Where the parameters of trained exit classifiers stand, by their names.
 EXIT_CLASSIFIERS = 'exit_classifiers'
 

@@ -31,6 +31,14 @@ SETTINGS = (
     '',
     'how it was trained, in words, kept in the folder',
   ),
+  settings.Setting(
+    'classifiers',
+    'EXPORTED_CLASSIFIERS',
+    str,
+    None,
+    'names of the exit classifiers that are kept, joined by commas; all without'
+    ' it',
+  ),
 )
 
 
@@ -68,9 +76,30 @@ def run(args) -> None:
   )
   bundle.save_bundle(
     chosen.output_dir,
-    generator.params,
+    with_classifiers(generator.params, chosen.classifiers),
     generator.model.config,
     info,
     generator.tokenizer.path,
   )
   print(f'Written: {chosen.output_dir}')
+
+
+def with_classifiers(params, names: str | None):
+  """The parameters with only the named exit classifiers.
+
+  Raises:
+    ConfigError: one is not there.
+  """
+  if names is None:
+    return params
+  from calm_jax.early_exit import classifiers
+
+  trained = params.get(classifiers.PARAMS, {})
+  wanted = [name for name in names.split(',') if name]
+  for name in wanted:
+    if name not in trained:
+      raise errors.ConfigError(
+        f'classifiers must be among {sorted(trained) or "none"}, those of the'
+        f' checkpoint, got {name!r}.'
+      )
+  return {**params, classifiers.PARAMS: {x: trained[x] for x in wanted}}

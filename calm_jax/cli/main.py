@@ -24,6 +24,7 @@ STAGES = {
   'calibrate': 'choose a threshold whose quality is guaranteed',
   'evaluate': 'quality, layers and speed of that threshold on test data',
   'report': 'one HTML page and figures',
+  'study': 'confidence measures side by side: quality, layers, time',
   'validate': 'calibrated against naive thresholds on many random splits',
   'generate': 'text in, text out, each token coloured by the layers it used',
 }

@@ -7,9 +7,7 @@ in the batch.
 
 Layers that a token skipped still need its keys and values when a later token
 enters them. They are computed from the state in which the token left, through
-each layer's own norm and kernels (CALM Sec. 3.3.1), and lazily: a layer that is
-entered first catches up with the positions since it last ran, in chunks. The
-numbers are those of eager propagation; layers that nobody enters read nothing.
+each layer's own norm and kernels (CALM Sec. 3.3.1), and lazily (`lazy_cache`).
 
 Worked example, three layers, one row. Token 0 leaves after layer 1, token 1
 after layer 1, token 2 uses all three. Layer 1 writes its row at tokens 0, 1, 2.
@@ -30,13 +28,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit import confidence as confidence_lib
+from calm_jax.early_exit import lazy_cache, sampling, schedule
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.early_exit import propagation as propagation_lib
-from calm_jax.early_exit import sampling, schedule
 from calm_jax.t5 import masks, network
-
-# Positions that a layer catches up with at a time.
-_CHUNK = 8
 
 # What a trace holds where a layer was not run, or has no confidence.
 NOT_RUN = -1
@@ -65,16 +60,12 @@ class DecoderCache:
   """What tokens leave behind for later ones.
 
   Attributes:
-    keys: per layer [batch, heads, head_dim, target].
-    values: per layer [batch, heads, target, head_dim].
-    filled: per layer, the number of leading positions written so far.
+    layers: self-attention keys and values, of each layer.
     exit_states: [batch, target, embed], the state in which each token left.
     measure_state: the measure's own.
   """
 
-  keys: tuple[Float[Array, 'batch heads kv target'], ...]
-  values: tuple[Float[Array, 'batch heads target kv'], ...]
-  filled: tuple[Int[Array, ''], ...]
+  layers: tuple[lazy_cache.LazyCache, ...]
   exit_states: Float[Array, 'batch target embed']
   measure_state: Any = ()
 
@@ -189,23 +180,20 @@ class EarlyExitDecoder:
   ) -> DecoderCache:
     """A cache with no position written."""
     config = self.config
-    heads = (batch_size, config.num_heads)
-    num_layers = config.num_decoder_layers
-
-    def zeros(*shape):
-      return jnp.zeros(shape, config.dtype)
-
     return DecoderCache(
-      keys=tuple(
-        zeros(*heads, config.head_dim, max_decode_length)
-        for _ in range(num_layers)
+      layers=tuple(
+        lazy_cache.LazyCache.empty(
+          batch_size,
+          config.num_heads,
+          config.head_dim,
+          max_decode_length,
+          config.dtype,
+        )
+        for _ in range(config.num_decoder_layers)
       ),
-      values=tuple(
-        zeros(*heads, max_decode_length, config.head_dim)
-        for _ in range(num_layers)
+      exit_states=jnp.zeros(
+        (batch_size, max_decode_length, config.emb_dim), config.dtype
       ),
-      filled=tuple(jnp.zeros((), jnp.int32) for _ in range(num_layers)),
-      exit_states=zeros(batch_size, max_decode_length, config.emb_dim),
       measure_state=self.measure.start_sequence(
         config, batch_size, max_decode_length
       ),
@@ -292,28 +280,28 @@ class EarlyExitDecoder:
     """The layer itself: catches up its cache, adds this token, attends."""
     i = layer - 1
     position, constants = call.position, call.constants
-    cache = self._catch_up(i, state.cache, position)
     entering = jnp.where(
       state.undecided[:, None], state.hidden, state.propagated
     )
-    key, value = self._layer(i, entering[:, None], method='project_self')
-    keys = write_rows(cache.keys[i], key, position, axis=3)
-    values = write_rows(cache.values[i], value, position, axis=2)
+    layer_cache = state.cache.layers[i].with_position(
+      lambda states: self._layer(i, states, method='project_self'),
+      entering,
+      position,
+      state.cache.exit_states,
+    )
     hidden = self._layer(
       i,
       state.hidden,
-      keys,
-      values,
+      layer_cache.keys,
+      layer_cache.values,
       lax.dynamic_index_in_dim(constants.position_bias, position),
       constants.cross_keys[i],
       constants.cross_values[i],
       constants.cross_bias,
       method='step',
     )
-    cache = cache.replace(
-      keys=_replace_at(cache.keys, i, keys),
-      values=_replace_at(cache.values, i, values),
-      filled=_replace_at(cache.filled, i, position + 1),
+    cache = state.cache.replace(
+      layers=_replace_at(state.cache.layers, i, layer_cache)
     )
     below = state.hidden
     hidden = jnp.where(state.undecided[:, None], hidden, below)
@@ -322,33 +310,6 @@ class EarlyExitDecoder:
     )
     state = state.replace(hidden=hidden, propagated=propagated, cache=cache)
     return state, below
-
-  def _catch_up(self, i, cache, position):
-    """Fills a layer's cache up to `position` from the exit states."""
-    length = cache.exit_states.shape[1]
-    chunk = min(_CHUNK, length)
-
-    def fill_chunk(carry):
-      keys, values, filled = carry
-      start = jnp.minimum(filled, length - chunk)
-      states = lax.dynamic_slice_in_dim(cache.exit_states, start, chunk, axis=1)
-      key, value = self._layer(i, states, method='project_self')
-      positions = start + jnp.arange(chunk)
-      pending = (positions >= filled) & (positions < position)
-      keys = write_rows(keys, key, start, axis=3, where=pending)
-      values = write_rows(values, value, start, axis=2, where=pending)
-      return keys, values, jnp.minimum(start + chunk, position)
-
-    keys, values, filled = lax.while_loop(
-      lambda carry: carry[2] < position,
-      fill_chunk,
-      (cache.keys[i], cache.values[i], cache.filled[i]),
-    )
-    return cache.replace(
-      keys=_replace_at(cache.keys, i, keys),
-      values=_replace_at(cache.values, i, values),
-      filled=_replace_at(cache.filled, i, filled),
-    )
 
   def _decide(self, layer, state, below, measured, call):
     """Lets confident rows leave, and all of them after the last layer."""
@@ -390,7 +351,10 @@ class EarlyExitDecoder:
       layer=layer,
       num_layers=self.config.num_decoder_layers,
       exit_number=self._exits.index(layer),
-      hidden=state.hidden,
+      # Rows that have left show what skipped layers see of them.
+      hidden=jnp.where(
+        state.undecided[:, None], state.hidden, state.propagated
+      ),
       previous_hidden=below,
       position=call.position,
       exit_states=state.cache.exit_states,
@@ -462,27 +426,6 @@ class EarlyExitDecoder:
     return network.DecoderLayer(self.config).apply(
       {'params': self.params['decoder'][f'layers_{i}']}, *args, method=method
     )
-
-
-def write_rows(cache, rows, start, *, axis, where=None):
-  """Writes rows into a cache from position `start` of `axis` on.
-
-  Args:
-    cache: [..., target, ...] with the positions on `axis`.
-    rows: the same shape with fewer positions.
-    start: the first position, start + positions must not pass the end.
-    axis: the axis of the positions.
-    where: [positions] bool; other rows keep what the cache holds.
-
-  Returns:
-    The cache with the rows written.
-  """
-  if where is not None:
-    old = lax.dynamic_slice_in_dim(cache, start, rows.shape[axis], axis)
-    shape = [1] * cache.ndim
-    shape[axis] = -1
-    rows = jnp.where(where.reshape(shape), rows, old)
-  return lax.dynamic_update_slice_in_dim(cache, rows, start, axis)
 
 
 def _record(result, layer, undecided, answer):

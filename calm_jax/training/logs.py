@@ -9,7 +9,10 @@ from calm_jax.training import metrics, writers
 class RunLogs:
   """The outputs of a run, and the sums since the last log line."""
 
-  def __init__(self, model_dir: pathlib.Path, total_steps: int, start: int):
+  def __init__(
+    self, model_dir: pathlib.Path, total_steps: int, start: int, objective
+  ):
+    self._objective = objective
     self._start_time = time.monotonic()
     self._train = writers.MetricLog(model_dir / 'train', start)
     self._evaluation = writers.MetricLog(model_dir / 'training_eval', start)
@@ -38,11 +41,11 @@ class RunLogs:
       return
     seconds = time.monotonic() - self._window_start
     seconds -= sum(self._pauses.values())
-    values = metrics.training_metrics(self._total, max(seconds, 1e-9))
+    values = self._objective.training_metrics(self._total, max(seconds, 1e-9))
     values |= self._pauses
     values['timing/uptime'] = time.monotonic() - self._start_time
     self._train.write(step_number, values)
-    self.progress.show(loss=values['loss'], accuracy=values['accuracy'])
+    self.progress.show(loss=values['loss'])
     self._print_line(step_number, values)
     self._reset()
 
@@ -52,8 +55,7 @@ class RunLogs:
     self.progress.message(
       f'step {step_number}/{self._total_steps}'
       f'  loss {values["loss"]:.4f}'
-      f'  last layer {values["loss_per_nonpadding_target_token"]:.4f}'
-      f'  accuracy {values["accuracy"]:.4f}'
+      f'  {self._objective.training_line(values)}'
       f'  lr {values["learning_rate"]:.2e}'
       f'  {rate:.2f} steps/s'
       f'  {remaining / 60:.0f} min left'
@@ -62,14 +64,10 @@ class RunLogs:
   def write_evaluation(self, step_number: int, values: dict[str, float]):
     """Writes the validation metrics and prints a line per kind."""
     self._evaluation.write(step_number, values)
-    self.progress.message(
-      f'step {step_number}  validation loss {values["loss"]:.4f}'
-      f'  accuracy {values["accuracy"]:.4f}'
-    )
-    for kind in ('accuracy', 'agreement'):
-      layers = [v for k, v in values.items() if k.startswith(f'{kind}_per')]
-      numbers = ' '.join(f'{value:.3f}' for value in layers)
-      self.progress.message(f'  {kind} of layers 1-{len(layers)}: {numbers}')
+    first, *others = self._objective.evaluation_lines(values)
+    self.progress.message(f'step {step_number}  {first}')
+    for line in others:
+      self.progress.message(f'  {line}')
 
   def close(self):
     """Flushes everything."""

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -22,7 +22,7 @@ from flax import linen as nn
 
 from calm_jax import errors, optimizers
 from calm_jax.checkpoints import load, orbax_io
-from calm_jax.training import logs, metrics, signals, state, step
+from calm_jax.training import logs, signals, state, step
 
 SAVED_AFTER_SIGNAL = 143
 
@@ -110,17 +110,17 @@ def train(
   model_dir = pathlib.Path(model_dir).absolute()
   store = orbax_io.CheckpointStore(model_dir, keep=checkpoints_to_keep)
   train_state = _restore_or_create(
-    store, model.module, optimizer, batches, seed, total_steps,
+    store, objective, model.module, optimizer, batches, seed, total_steps,
     initial_checkpoint_path,
   )  # fmt: skip
   run = _Run(
     store=store,
-    train_step=step.make_train_step(model.module, optimizer, objective, seed),
-    eval_step=step.make_eval_step(model.module),
+    train_step=objective.make_train_step(model.module, optimizer, seed),
+    evaluate=objective.make_evaluator(model.module),
     eval_batches=_without_counts(eval_batches),
     periods=periods,
     total_steps=total_steps,
-    logs=logs.RunLogs(model_dir, total_steps, int(train_state.step)),
+    logs=logs.RunLogs(model_dir, total_steps, int(train_state.step), objective),
   )
   try:
     return run.run(train_state, batches)
@@ -130,27 +130,43 @@ def train(
 
 
 def _restore_or_create(
-  store, module, optimizer, batches, seed, total_steps, initial_checkpoint_path
+  store,
+  objective,
+  module,
+  optimizer,
+  batches,
+  seed,
+  total_steps,
+  initial_checkpoint_path,
 ) -> state.TrainState:
   example = next(_batches_from(batches, 0))
 
-  def create(rng):
-    return state.create(module, optimizer, rng, example)
+  def create(rng, initial_params):
+    return objective.create_state(
+      module, optimizer, rng, example, initial_params
+    )
 
   rng = jax.random.key(seed)
   latest = store.latest_step()
-  if latest is None and initial_checkpoint_path is not None:
-    found = load.load_model(initial_checkpoint_path, module.config)
-    return create(rng).replace(params=jax.tree.map(jnp.array, found.params))
   if latest is None:
-    return create(rng)
+    return create(rng, _initial_params(module, initial_checkpoint_path))
   if latest > total_steps:
     raise errors.ConfigError(
       f'total_steps must be at least {latest}, the step of the newest'
       f' checkpoint, got {total_steps}; raise it or choose a new model_dir.'
     )
-  template = jax.eval_shape(create, rng)
+  network = jax.eval_shape(
+    lambda key: state.create(module, optimizer, key, example).params, rng
+  )
+  template = jax.eval_shape(create, rng, network)
   return state.TrainState.from_dict(store.restore(latest, template.as_dict()))
+
+
+def _initial_params(module, path):
+  if path is None:
+    return None
+  found = load.load_model(path, module.config)
+  return jax.tree.map(jnp.array, found.params)
 
 
 def _batches_from(batches, start_step: int) -> Iterator[state.Batch]:
@@ -176,7 +192,7 @@ class _Run:
 
   store: orbax_io.CheckpointStore
   train_step: step.TrainStep
-  eval_step: step.EvalStep
+  evaluate: Callable[[Any, Sequence[state.Batch]], dict[str, float]]
   eval_batches: tuple[state.Batch, ...]
   periods: Periods
   total_steps: int
@@ -270,10 +286,8 @@ class _Run:
     self.saved_step = number
 
   def _evaluate(self, number: int, params: Any):
-    total = None
-    for batch in self.eval_batches:
-      total = metrics.add(total, self.eval_step(params, batch))
-    self.logs.write_evaluation(number, metrics.evaluation_metrics(total))
+    values = self.evaluate(params, self.eval_batches)
+    self.logs.write_evaluation(number, values)
 
   def _leave(self, number: int, received):
     self.logs.progress.message(

@@ -8,7 +8,7 @@ a resumed run repeats an uninterrupted one.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,66 @@ class LayerWeightedObjective:
   num_sampled_layers: int | None = None
   z_loss: float = 1e-4
   label_smoothing: float = 0.0
+
+  def create_state(
+    self,
+    module: nn.Module,
+    optimizer: optimizers.Optimizer,
+    rng: jax.Array,
+    batch: state.Batch,
+    initial_params: Any,
+  ) -> state.TrainState:
+    """The state before the first step: drawn, or with the given parameters."""
+    created = state.create(module, optimizer, rng, batch)
+    if initial_params is None:
+      return created
+    # Exit classifiers of the old network say nothing about the new one.
+    network = {name: initial_params[name] for name in created.params}
+    return created.replace(params=network)
+
+  def make_train_step(
+    self, module: nn.Module, optimizer: optimizers.Optimizer, seed: int
+  ) -> 'TrainStep':
+    """(state, batch) -> (state, sums)."""
+    return make_train_step(module, optimizer, self, seed)
+
+  def make_evaluator(
+    self, module: nn.Module
+  ) -> Callable[[Any, Sequence[state.Batch]], dict[str, float]]:
+    """(params, batches) -> loss, accuracy and agreement of every layer."""
+    eval_step = make_eval_step(module)
+
+    def evaluate(params, batches):
+      total = None
+      for batch in batches:
+        total = metrics.add(total, eval_step(params, batch))
+      return metrics.evaluation_metrics(total)
+
+    return evaluate
+
+  def training_metrics(
+    self, total: metrics.MetricSums, seconds: float
+  ) -> dict[str, float]:
+    """T5X's names for the means over some steps."""
+    return metrics.training_metrics(total, seconds)
+
+  def training_line(self, values: dict[str, float]) -> str:
+    """What a line of the log says beside the loss."""
+    return (
+      f'last layer {values["loss_per_nonpadding_target_token"]:.4f}'
+      f'  accuracy {values["accuracy"]:.4f}'
+    )
+
+  def evaluation_lines(self, values: dict[str, float]) -> list[str]:
+    """What an evaluation prints."""
+    lines = [
+      f'validation loss {values["loss"]:.4f}  accuracy {values["accuracy"]:.4f}'
+    ]
+    for kind in ('accuracy', 'agreement'):
+      layers = [v for k, v in values.items() if k.startswith(f'{kind}_per')]
+      numbers = ' '.join(f'{value:.3f}' for value in layers)
+      lines.append(f'{kind} of layers 1-{len(layers)}: {numbers}')
+    return lines
 
 
 def decoder_states(
@@ -178,7 +238,7 @@ def make_train_step(
       layer_losses,
       batch,
       optimizer.learning_rate_fn(train_state.step),
-      _global_norm(gradients),
+      global_norm(gradients),
     )
     return next_state, sums
 
@@ -221,7 +281,14 @@ def make_eval_step(module: nn.Module) -> EvalStep:
   return jax.jit(eval_step)
 
 
-def _global_norm(tree: Any) -> jax.Array:
+def best_tokens(module: nn.Module, params: Any, hidden: jax.Array) -> jax.Array:
+  """[layers, batch, length, embed] states -> best token of each, int32."""
+  logits_fn = logits_function(module, params, None)
+  return jax.lax.map(lambda states: _argmax(logits_fn(states, 0)), hidden)
+
+
+def global_norm(tree: Any) -> jax.Array:
+  """Root of the sum of the squares of all leaves."""
   return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 

@@ -12,6 +12,7 @@ from calm_jax import models
 from calm_jax.early_exit import (
   confidence,
   layer_loop,
+  lazy_cache,
   propagation,
   schedule,
   top_k,
@@ -332,15 +333,15 @@ def test_every_layer_and_position_is_written_exactly_once(monkeypatch):
     return cache
 
   written = caches()
-  monkeypatch.setattr(layer_loop, 'write_rows', add_rows)
+  monkeypatch.setattr(lazy_cache, 'write_rows', add_rows)
   added = caches()
-  filled = [int(x) for x in written.filled]
+  filled = [int(x.filled) for x in written.layers]
   assert filled[0] == num_tokens
   assert any(x > 0 for x in filled[1:]), 'the test needs deeper layers'
   for k, upto in enumerate(filled):
     for name, axis in (('keys', 3), ('values', 2)):
-      cache = np.asarray(getattr(written, name)[k])
-      np.testing.assert_array_equal(cache, getattr(added, name)[k])
+      cache = np.asarray(getattr(written.layers[k], name))
+      np.testing.assert_array_equal(cache, getattr(added.layers[k], name))
       positions = np.abs(np.moveaxis(cache, axis, 0)).reshape(LENGTH, -1)
       assert (positions[:upto].max(axis=1) > 0).all()
       assert (positions[upto:] == 0).all()

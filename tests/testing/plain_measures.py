@@ -3,8 +3,14 @@
 import types
 
 import numpy as np
+from testing import tiny_t5
 
-from calm_jax.early_exit import confidence, top_k
+from calm_jax.early_exit import (
+  classifier_confidence,
+  classifiers,
+  confidence,
+  top_k,
+)
 
 MEASURES = (
   confidence.SoftmaxTopTwoGap(),
@@ -20,10 +26,11 @@ MEASURES = (
   top_k.TopKPropagation(k=5, taken_at=2),
   top_k.TopKPropagation(k=5, last_layer_from_k=True),
   top_k.TopKPropagation(k=24),
+  *map(classifier_confidence.ClassifierConfidence, tiny_t5.CLASSIFIERS),
 )
 
 
-def answer(measure, states, at_exits, num_layers, threshold):
+def answer(measure, states, at_exits, num_layers, threshold, earlier, params):
   """Confidence, token and log-probability at the newest exit of a token.
 
   Args:
@@ -32,6 +39,9 @@ def answer(measure, states, at_exits, num_layers, threshold):
     at_exits: logits [vocab] of the exits so far, the newest last.
     num_layers: of the decoder.
     threshold: of the row.
+    earlier: [positions, embed], what stands above this layer at the positions
+      before: states, or those in which tokens left.
+    params: of the network, classifiers included.
   """
   layer = len(states) - 1
   probabilities = softmax(at_exits[-1])
@@ -56,9 +66,23 @@ def answer(measure, states, at_exits, num_layers, threshold):
       value = np.float32(count) / np.float32(num_layers - 1)
     case 'StaticExit':
       value = np.float32(layer) / np.float32(num_layers)
+    case 'ClassifierConfidence':
+      sequence = np.concatenate([earlier, states[-1][None]])
+      value = _classified(measure, sequence, layer, num_layers, params)
     case 'TopKPropagation':
       return _top_k(measure, layer, at_exits, num_layers, threshold)
   return _answer(value, token, np.log(probabilities[token]))
+
+
+def _classified(measure, sequence, layer, num_layers, params):
+  """The whole-sequence route, teacher-forced on the same states."""
+  if layer == num_layers:
+    return 1.0
+  kind = measure.classifier
+  logits = kind.module(num_layers).apply(
+    {'params': params[classifiers.PARAMS][kind.name]}, sequence[None], layer
+  )
+  return 1 / (1 + np.exp(-np.float64(logits[0, -1])))
 
 
 def softmax(logits):

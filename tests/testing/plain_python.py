@@ -92,7 +92,13 @@ class PlainPython:
       logits = self._network(states[-1], method='logits_from_hidden')
       at_exits.append(np.float64(logits))
       answer = plain_measures.answer(
-        self.model.measure, states, at_exits, num_layers, threshold
+        self.model.measure,
+        states,
+        at_exits,
+        num_layers,
+        threshold,
+        self.inputs[min(k + 1, num_layers - 1), :position],
+        self.params,
       )
       if threshold < 1 and answer.confidence >= threshold:
         break

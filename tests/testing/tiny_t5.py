@@ -7,9 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import models
+from calm_jax.early_exit import classifiers
 from calm_jax.t5 import network
 
 VOCAB_SIZE = 24
+CLASSIFIERS = (
+  classifiers.Linear(),
+  classifiers.Mlp(hidden_dim=8, per_layer=True),
+  classifiers.Attention(width=8, num_heads=2),
+  classifiers.Attention(
+    'bare', 8, 2, (8,), norm=False, residual=False, layer_embedding=False
+  ),
+)
 
 
 def tiny_config(*, tied: bool, num_decoder_layers: int = 4) -> network.T5Config:
@@ -34,6 +43,13 @@ def tiny_params(config: network.T5Config, seed: int = 0):
   params = network.Transformer(config).init(
     jax.random.key(seed), tokens, tokens, tokens, enable_dropout=False
   )['params']
+  trained = {
+    kind.name: classifiers.init_params(
+      kind, jax.random.key(number), config.emb_dim, config.num_decoder_layers
+    )
+    for number, kind in enumerate(CLASSIFIERS)
+  }
+  params = {**params, classifiers.PARAMS: trained}
   return jax.tree.map(lambda x: x * 2.0 if x.ndim == 2 else x, params)
 
 

@@ -1,0 +1,177 @@
+"""`calm study`: measures, static layers and oracles side by side."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+from calm_jax.cli import dump, flags, loading, settings
+
+DESCRIPTION = """Sweep confidence measures over thresholds; draw what each costs.
+
+  calm study --gin_file=gin/experiments/docstrings_measures.gin \\
+    --output_dir=runs/measures
+
+Writes trade_off.csv, recall.csv, top_k_times.csv and three figures. Dumps of
+an interrupted study are kept and used by the next run of the same command."""
+
+SETTINGS = (
+  settings.Setting(
+    'output_dir', 'STUDY_OUTPUT_DIR', str, settings.REQUIRED, 'folder'
+  ),
+  loading.MODEL,
+  loading.TASK,
+  settings.Setting(
+    'split', 'SPLIT', str, 'validation', 'whose texts are decoded'
+  ),
+  settings.Setting(
+    'max_examples',
+    'MAX_EXAMPLES',
+    int,
+    200,
+    'texts that are decoded at every threshold',
+    minimum=1,
+  ),
+  settings.Setting(
+    'timed_examples',
+    'TIMED_EXAMPLES',
+    int,
+    20,
+    'texts that are timed at every threshold',
+    minimum=1,
+  ),
+)
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings."""
+  settings.add_flags(parser, SETTINGS)
+
+
+def run(args) -> None:
+  """Runs the study.
+
+  Raises:
+    ConfigError: the gin files have no plan, or a measure does not fit.
+    CalmError: as the stages.
+  """
+  chosen = settings.settle(args, SETTINGS)
+  loaded = loading.load(chosen)
+  from calm_jax.cli import gin_setup
+  from calm_jax.study import plan as plan_lib
+  from calm_jax.study import run as study
+
+  plan = gin_setup.call(plan_lib.Plan)
+  folder = pathlib.Path(chosen.output_dir).expanduser()
+  swept = {}
+  for number, (name, generator) in enumerate(
+    study.generators(loaded.generator, plan).items(), 1
+  ):
+    print(f'[{number}/{len(plan.sweeps)}] {name}', flush=True)
+    swept[name] = study.sweep(
+      name,
+      generator,
+      _dump_writer(loaded, chosen, folder, name, plan.sweeps[name]),
+      chosen.timed_examples,
+    )
+  _write_results(folder, plan, loaded.generator, swept, chosen.timed_examples)
+
+
+def _dump_writer(loaded, chosen, folder, name, sweep):
+  """Decodes a sweep's texts, or finds them decoded by an earlier run."""
+
+  def write_dump(generator):
+    path = folder / 'dumps' / name.replace(' ', '_')
+    same_weights = dataclasses.replace(loaded, generator=generator)
+    if not _is_dump_of(same_weights, path, sweep, chosen):
+      dump.write_dump(
+        same_weights,
+        task=chosen.task,
+        split=chosen.split,
+        max_examples=chosen.max_examples,
+        thresholds=sweep.thresholds,
+        output_dir=str(path),
+        overwrite=True,
+      )
+    return path
+
+  return write_dump
+
+
+def _is_dump_of(loaded, path, sweep, chosen) -> bool:
+  """Whether an earlier run has left this very dump."""
+  from calm_jax.dump import reader, runner, shards
+
+  if not (path / shards.MANIFEST).is_file():
+    return False
+  manifest, found = reader.read_dump(path)
+  return (
+    manifest.model_digest == loaded.digest
+    and manifest.config_digest == runner.config_digest(loaded.generator)
+    and (manifest.task, manifest.split) == (chosen.task, chosen.split)
+    and manifest.thresholds == sweep.thresholds
+    and found.num_examples == chosen.max_examples
+  )
+
+
+def _write_results(folder, plan, generator, swept, timed_examples) -> None:
+  from calm_jax.early_exit import confidence, top_k
+  from calm_jax.evaluation import trade_off
+  from calm_jax.report import study_figures, wording
+  from calm_jax.study import run as study
+
+  curves = {name: found.rows for name, found in swept.items()}
+  (manifest, first), *_ = (found.dump for found in swept.values())
+  metric = wording.metric_name(manifest.metric)
+  rows = [row for part in curves.values() for row in part]
+  _write_csv(folder / 'trade_off.csv', [dataclasses.asdict(x) for x in rows])
+  print('recall of K', flush=True)
+  recall = study.recall_of(generator, first, plan.recall_ks)
+  _write_csv(
+    folder / 'recall.csv',
+    [
+      {'k': k, 'layer': layer, 'recall': share}
+      for k, shares in recall.items()
+      for layer, share in enumerate(shares.tolist(), 1)
+    ],
+  )
+  print('time of K', flush=True)
+  measures = {
+    'full model, no exits': None,
+    **{
+      f'top-k, K = {k}': top_k.TopKPropagation(k=k)
+      for k in (16, 64, 256, 1024)
+      if k < generator.model.config.vocab_size
+    },
+    'softmax response': confidence.SoftmaxTopTwoGap(),
+  }
+  times = study.never_leaving_times(
+    generator, measures, first.sources[:timed_examples].tolist()
+  )
+  _write_csv(
+    folder / 'top_k_times.csv',
+    [{'system': x, 'ms_per_token': y} for x, y in times.items()],
+  )
+  study_figures.trade_off_figure(folder / 'trade_off.png', curves, metric)
+  study_figures.top_k_figure(folder / 'top_k.png', recall, times)
+  used = {}
+  for name, found in swept.items():
+    column = trade_off.lowest_within(found.rows, plan.loss_limit)
+    used[name] = (
+      found.rows[column].threshold,
+      found.dump[1].num_layers_used[:, column],
+    )
+  study_figures.exits_figure(
+    folder / 'exits.png', used, manifest.num_decoder_layers, plan.loss_limit
+  )
+  print(f'Written: {folder}')
+
+
+def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:
+  from calm_jax import contracts
+
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  contracts.write_bytes_atomically(path, text.getvalue().encode('utf-8'))
