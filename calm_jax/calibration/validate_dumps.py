@@ -221,24 +221,32 @@ def _rows(dump, objective, p_value, settings, groups):
   make = functools.partial(
     validation.rows_of, plan=settings.plan, source=source
   )
-  split = trials.random_splits(table, settings.plan)
-  rows = make(split, rules)
+  replayed = None
   if settings.decode is not None and _can_be_replayed(dump):
     replayed = _replayed_table(dump, objective, settings.decode)
-    on_replay = dataclasses.replace(
-      split,
-      calibration=samples.Samples(replayed, split.calibration.chosen),
-    )
-    rule = dataclasses.replace(
-      calibrated, name='calibrated_on_replay', kind='estimate'
-    )
-    rows += make(on_replay, (rule,), with_oracle=False)
+  split = trials.random_splits(table, settings.plan)
+  rows = make(split, rules) + _on_replay(make, split, calibrated, replayed)
+  experiment = validation_records.CALIBRATION_SIZE
   for parts in trials.trials_by_size(table, settings.plan):
-    rows += make(parts, rules, experiment=validation_records.CALIBRATION_SIZE)
+    rows += make(parts, rules, experiment=experiment)
+    rows += _on_replay(make, parts, calibrated, replayed, experiment=experiment)
   if groups is not None:
     for parts in trials.trials_by_group(table, settings.plan, groups):
       rows += make(parts, rules, experiment=validation_records.SHIFT)
   return rows
+
+
+def _on_replay(make, parts, calibrated, replayed, **kwargs):
+  """The rows of a rule that calibrates on an estimate, tested on the truth."""
+  if replayed is None:
+    return []
+  rule = dataclasses.replace(
+    calibrated, name='calibrated_on_replay', kind='estimate'
+  )
+  estimated = dataclasses.replace(
+    parts, calibration=samples.Samples(replayed, parts.calibration.chosen)
+  )
+  return make(estimated, (rule,), with_oracle=False, **kwargs)
 
 
 def _replayed_table(dump, objective, decode) -> samples.ExampleTable:
