@@ -1,64 +1,107 @@
 """`calm report`: the results' JSON files in, one HTML page and figures out."""
 
+import shlex
+import sys
+from typing import Any
+
+from calm_jax import errors
 from calm_jax.cli import flags, settings
 
 DESCRIPTION = """Write one self-contained HTML page and PNG figures.
 
   calm report --calibration=calibration.json --evaluation=evaluation.json \\
-    --output_dir=runs/report"""
+    --output_dir=runs/report
 
+The page is about the first pair of files. Further pairs, by repeating
+--calibration and --evaluation in the same order, join it in a table in the
+shape of CALM's Table 2. docs/report.md says what each number is."""
+
+_EVALUATION = settings.Setting(
+  'evaluation',
+  'EVALUATION_FILE',
+  str,
+  settings.REQUIRED,
+  'JSON file of calm evaluate',
+)
+_CALIBRATION_DUMP = settings.Setting(
+  'calibration_dump_dir',
+  'CALIBRATION_DUMP_DIR',
+  str,
+  None,
+  'dump that was calibrated on; the page says where it came from',
+)
+_TEST_DUMP = settings.Setting(
+  'dump_dir', 'DUMP_OUTPUT_DIR', str, None, 'dump of the test split, likewise'
+)
+_OUTPUT = settings.Setting(
+  'output_dir',
+  'REPORT_OUTPUT_DIR',
+  str,
+  settings.REQUIRED,
+  'folder of the page and the figures',
+)
 SETTINGS = (
   settings.CALIBRATION,
-  settings.Setting(
-    'evaluation',
-    'EVALUATION_FILE',
-    str,
-    settings.REQUIRED,
-    'JSON file of calm evaluate',
-  ),
-  settings.Setting(
-    'output_dir',
-    'REPORT_OUTPUT_DIR',
-    str,
-    settings.REQUIRED,
-    'folder of the page and the figures',
-  ),
-  settings.Setting(
-    'calibration_dump_dir',
-    'CALIBRATION_DUMP_DIR',
-    str,
-    None,
-    'dump that was calibrated on; the page says where it came from',
-  ),
-  settings.Setting(
-    'dump_dir', 'DUMP_OUTPUT_DIR', str, None, 'dump of the test split, likewise'
-  ),
+  _EVALUATION,
+  _OUTPUT,
+  _CALIBRATION_DUMP,
+  _TEST_DUMP,
 )
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
+  """Adds the settings; the two files may be given several times."""
+  for setting in (settings.CALIBRATION, _EVALUATION):
+    parser.add_argument(
+      f'--{setting.name}',
+      action='append',
+      metavar='STR',
+      help=f'{setting.help}; repeat it for more results (required)',
+    )
+  settings.add_flags(parser, (_OUTPUT, _CALIBRATION_DUMP, _TEST_DUMP))
 
 
 def run(args) -> None:
   """Writes the report and prints its path.
 
   Raises:
-    DataError: a file is missing, damaged or of another version, or the two do
+    ConfigError: not as many evaluations as calibrations.
+    DataError: a file is missing, damaged or of another version, or two do
       not belong together.
   """
   chosen = settings.settle(args, SETTINGS)
+  calibrations, evaluations = map(
+    _several, (chosen.calibration, chosen.evaluation)
+  )
+  if len(calibrations) != len(evaluations):
+    raise errors.ConfigError(
+      'Each calibration needs its evaluation, in the same order, got'
+      f' {len(calibrations)} --calibration and {len(evaluations)} --evaluation.'
+    )
   from calm_jax import contracts
   from calm_jax.dump import reader
-  from calm_jax.report import html
+  from calm_jax.report import efficiency_table, html, pairs
 
+  results = [
+    pairs.Pair(
+      contracts.read_json(calibration, contracts.CalibrationResult),
+      contracts.read_json(evaluation, contracts.EvaluationResult),
+    )
+    for calibration, evaluation in zip(calibrations, evaluations, strict=True)
+  ]
   dumps = (chosen.calibration_dump_dir, chosen.dump_dir)
-  manifests = [reader.read_manifest(x) for x in dumps if x is not None]
   page = html.write_report(
-    contracts.read_json(chosen.calibration, contracts.CalibrationResult),
-    contracts.read_json(chosen.evaluation, contracts.EvaluationResult),
+    results[0].calibration,
+    results[0].evaluation,
     chosen.output_dir,
-    manifests,
+    [reader.read_manifest(x) for x in dumps if x is not None],
+    results[1:],
+    shlex.join(['calm', *sys.argv[1:]]),
   )
+  print(efficiency_table.efficiency_text(results))
   print(f'Written: {page}')
+
+
+def _several(value: Any) -> list[str]:
+  """Flags give a list, a gin macro gives one file."""
+  return value if isinstance(value, list) else [value]

@@ -1,16 +1,41 @@
 """One palette for page and figures, safe for colour-blind readers.
 
 The two splits differ in hue and lightness (blue, vermilion of Okabe and Ito
-2008). Layers are a scale of one hue from pale to dark: the darker a token, the
-more was computed for it.
+2008) and in the shape of their points. Layers are a scale of one hue from pale
+to dark: the darker a token, the more was computed for it.
 """
 
 INK = '#1f2933'  # text
 MUTED = '#5f6b7a'  # secondary text; 5.4:1 on white
 RULE = '#d5dae1'  # lines that only guide the eye
+GRID = '#eceff3'  # still fainter ones
+GROUND = '#ffffff'  # behind figures
 CALIBRATION = '#2b6ca3'
 TEST = '#c8501e'
 LIMIT = '#8a1538'  # the tolerance and the failure probability
+
+# The names that the page's style sheet gives to these colours, and what it
+# puts in their place where the reader prefers a dark page.
+LIGHT = {
+  'ink': INK,
+  'muted': MUTED,
+  'rule': RULE,
+  'grid': GRID,
+  'card': GROUND,
+  'calibration': CALIBRATION,
+  'test': TEST,
+  'limit': LIMIT,
+}
+DARK = {
+  'ink': '#e6e9ed',
+  'muted': '#9fabb8',
+  'rule': '#46525f',
+  'grid': '#2b333c',
+  'card': '#1c2229',
+  'calibration': '#7cb8ea',
+  'test': '#f0936a',
+  'limit': '#f497ad',
+}
 
 _PALE, _MIDDLE, _DARK = '#e6eef5', '#6ba3c8', '#0d3056'
 

@@ -1,6 +1,6 @@
-"""The report's figures as PNG: style, rendering, and the list of them.
+"""The report's figures, SVG and PNG: style, rendering, and the list of them.
 
-    CalibrationResult, EvaluationResult -> plots -> PNG bytes
+    CalibrationResult, EvaluationResult -> plots -> SVG for the page, PNG bytes
 
 Drawn for a width of 700 pixels: 7 inches, so that 10 points are 14 pixels
 there, at twice that resolution. matplotlib's own font, hence the same picture
@@ -11,12 +11,20 @@ import dataclasses
 import io
 from collections.abc import Callable
 
+import markupsafe
 import matplotlib
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg
 
 from calm_jax import contracts
-from calm_jax.report import colors, plots, wording
+from calm_jax.report import (
+  colors,
+  curves,
+  plots,
+  vector,
+  visible_text,
+  wording,
+)
 
 _WIDTH, _DPI = 7.0, 200
 STYLE = {
@@ -41,7 +49,7 @@ STYLE = {
   'ytick.labelcolor': colors.MUTED,
   'axes.grid': True,
   'axes.grid.axis': 'y',
-  'grid.color': '#eceff3',
+  'grid.color': colors.GRID,
   'grid.linewidth': 0.8,
   'lines.linewidth': 1.6,
   'lines.solid_capstyle': 'round',
@@ -56,6 +64,7 @@ class Picture:
   png: bytes
   caption: str
   description: str  # for readers who cannot see it
+  svg: markupsafe.Markup = markupsafe.Markup()  # for the page, if there is one
 
 
 def draw(
@@ -63,12 +72,26 @@ def draw(
   evaluation: contracts.EvaluationResult,
 ) -> tuple[Picture, ...]:
   """Draws all figures."""
-  data = (calibration, evaluation)
+  calibration, evaluation = _legible(calibration, evaluation)
   calibrated = evaluation.calibrated
+
+  def picture(name, plot, height, caption, description):
+    def drawn(figure):
+      plot(figure, calibration, evaluation)
+
+    return Picture(
+      f'{name}.png',
+      render(drawn, height),
+      caption,
+      description,
+      render_svg(drawn, height, name, description),
+    )
+
   return (
-    Picture(
-      'quality_against_layers.png',
-      _render(plots.quality_against_layers, 6.2, *data),
+    picture(
+      'quality_against_layers',
+      plots.quality_against_layers,
+      6.2,
       'Quality and consistency loss against the layers computed per token, one'
       ' point per threshold. The large points are the calibrated threshold; the'
       ' bar reaches to the 95% upper bound of the loss.',
@@ -78,21 +101,21 @@ def draw(
       f' {wording.number(calibrated.mean_metric)}, loss'
       f' {wording.number(calibrated.mean_loss)}.',
     ),
-    Picture(
-      'layers_used.png',
-      _render(plots.layers_used, 2.9, *data),
+    picture(
+      'layers_used',
+      plots.layers_used,
+      2.9,
       'How many layers the tokens of the test split used at the calibrated'
       ' threshold. The colours are those of the sample outputs.',
       'Tokens by layers used, from 1 layer on: '
       + ', '.join(map(str, evaluation.layer_histogram))
       + '.',
     ),
-    Picture(
-      'tests_along_the_grid.png',
-      _render(plots.tests_along_the_grid, 5.4, *data),
-      'The calibration, in the order of its tests. Each threshold is tested'
-      ' until the first p-value above the failure probability; what comes after'
-      ' is not certified, whatever its p-value.',
+    picture(
+      'tests_along_the_grid',
+      plots.tests_along_the_grid,
+      5.4,
+      _testing_caption(calibration),
       f'{sum(point.certified for point in calibration.grid)} of'
       f' {len(calibration.grid)} thresholds are certified, down to'
       f' {calibration.threshold:g}.',
@@ -100,13 +123,28 @@ def draw(
   )
 
 
-def _render(
-  plot: Callable[..., None],
-  height: float,
-  calibration: contracts.CalibrationResult,
-  evaluation: contracts.EvaluationResult,
-) -> bytes:
-  return render(lambda figure: plot(figure, calibration, evaluation), height)
+def _testing_caption(calibration: contracts.CalibrationResult) -> str:
+  if calibration.procedure.startswith('FixedSequence('):
+    return (
+      'The calibration, in the order of its tests. Each threshold is tested'
+      ' until the first p-value above the failure probability; what comes after'
+      ' is not certified, whatever its p-value.'
+    )
+  return (
+    'The calibration, thresholds falling. Filled points are certified by'
+    f' {calibration.procedure}.'
+  )
+
+
+def _legible(calibration, evaluation):
+  """The two with names that can be drawn: no control characters in them."""
+  split = visible_text.visible(curves.calibration_split(calibration))
+  dump = {**calibration.dump, 'split': split}
+  return dataclasses.replace(calibration, dump=dump), dataclasses.replace(
+    evaluation,
+    split=visible_text.visible(evaluation.split),
+    metric=visible_text.visible(evaluation.metric),
+  )
 
 
 def render(plot: Callable[[mpl_figure.Figure], None], height: float) -> bytes:
@@ -122,3 +160,16 @@ def render(plot: Callable[[mpl_figure.Figure], None], height: float) -> bytes:
       png, metadata={'Software': None}
     )
   return png.getvalue()
+
+
+def render_svg(
+  plot: Callable[[mpl_figure.Figure], None],
+  height: float,
+  name: str,
+  description: str,
+) -> markupsafe.Markup:
+  """Returns the same as SVG; see `vector.inline_svg` for the words."""
+  with matplotlib.rc_context({**STYLE, **vector.STYLE}):
+    figure = mpl_figure.Figure(figsize=(_WIDTH, height), layout='constrained')
+    plot(figure)
+    return vector.inline_svg(figure, name, description)

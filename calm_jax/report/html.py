@@ -2,28 +2,32 @@
 
     CalibrationResult, EvaluationResult -> page -> index.html, PNG, CSV
 
-Last stage of the data flow. The page needs no network and no script; its
-content security policy allows nothing but its own style and images. Whatever
+Last stage of the data flow. The page needs no network; its content security
+policy allows its own style and its own script, by their digests, and nothing
+else. The script only sorts a list; without it the page says the same. Whatever
 text comes from a model or a data set is escaped by the template.
 """
 
 import base64
-import contextlib
 import hashlib
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jinja2
 import markupsafe
 
-from calm_jax import contracts, errors
+from calm_jax import contracts
 from calm_jax.report import (
   colors,
   curves,
+  efficiency_table,
   figures,
+  limits,
+  loss_view,
+  page_files,
+  pairs,
+  provenance,
   sample_view,
   table,
   visible_text,
@@ -34,6 +38,7 @@ PAGE = 'index.html'
 CURVES = 'curves.csv'
 _TEMPLATE = 'report.html.jinja'
 _STYLE = 'report.css.html.jinja'
+_SCRIPT = 'report.js.html.jinja'
 
 
 def write_report(
@@ -41,6 +46,8 @@ def write_report(
   evaluation: contracts.EvaluationResult,
   output_dir: str | os.PathLike,
   manifests: Sequence[contracts.Manifest] = (),
+  others: Sequence[pairs.Pair] = (),
+  command: str = '',
 ) -> pathlib.Path:
   """Writes the page, the figures and the curves; returns the page's path.
 
@@ -52,32 +59,37 @@ def write_report(
     evaluation: of the same calibration, on the test split.
     output_dir: made if it does not exist.
     manifests: of the dumps that both came from, for the provenance.
+    others: further results for the table of efficiency.
+    command: repeats the report.
 
   Raises:
-    DataError: the two results do not belong together.
+    DataError: the results, or the dumps, do not belong together.
     ResourceError: the directory cannot be written; nothing has changed.
   """
-  _check_same(calibration, evaluation)
+  pair = pairs.Pair(calibration, evaluation)
+  provenance.check_belong(pair, manifests)
   pictures = figures.draw(calibration, evaluation)
   rows = curves.curve_rows(calibration, evaluation)
   files = {picture.file: picture.png for picture in pictures}
   files[CURVES] = curves.to_csv(rows).encode('utf-8')
-  page = render(calibration, evaluation, pictures, manifests)
+  page = render(pair, pictures, manifests, others, command)
   # A lone surrogate would be shown as its code, so encoding cannot fail.
   files[PAGE] = page.encode('utf-8')
   directory = pathlib.Path(output_dir).expanduser()
-  _write_all(directory, files)
+  page_files.write_all(directory, files)
   return directory / PAGE
 
 
 def render(
-  calibration: contracts.CalibrationResult,
-  evaluation: contracts.EvaluationResult,
+  pair: pairs.Pair,
   pictures: Sequence[figures.Picture],
   manifests: Sequence[contracts.Manifest] = (),
+  others: Sequence[pairs.Pair] = (),
+  command: str = '',
 ) -> str:
-  """Returns the page as text."""
-  num_layers = max(len(evaluation.layer_histogram), 1)
+  """Returns the page as text; the arguments are those of `write_report`."""
+  calibration, evaluation = pair.calibration, pair.evaluation
+  num_layers = pair.num_decoder_layers
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -88,8 +100,9 @@ def render(
     finalize=_finalize,
   )
   style = environment.get_template(_STYLE).render(
-    shades=_shades(num_layers), colors=colors
+    shades=_shades(num_layers), light=colors.LIGHT, dark=colors.DARK
   )
+  script = environment.get_template(_SCRIPT).render()
   return environment.get_template(_TEMPLATE).render(
     calibration=calibration,
     evaluation=evaluation,
@@ -97,23 +110,32 @@ def render(
     headline=wording.headline(calibration, evaluation),
     guarantee=wording.guarantee(calibration, evaluation),
     measured=wording.measured(calibration, evaluation),
+    limits=limits.limits(calibration, evaluation),
     metric=wording.metric_name(evaluation.metric),
     rows=table.summary_rows(calibration, evaluation),
-    pictures=[(picture, _data_uri(picture.png)) for picture in pictures],
+    efficiency=efficiency_table.efficiency_rows([pair, *others]),
+    confidence=wording.percent(1 - calibration.failure_prob),
+    pictures=pictures,
     samples=[sample_view.view(sample) for sample in evaluation.samples],
+    losses=[loss_view.view(example) for example in evaluation.example_losses],
     num_layers=num_layers,
-    manifests=manifests,
+    provenance=provenance.describe(pair, manifests, command),
     # Made of this package's own constants only, hence safe unescaped.
     style=markupsafe.Markup(style),
-    style_hash=base64.b64encode(
-      hashlib.sha256(style.encode()).digest()
-    ).decode(),
+    script=markupsafe.Markup(script),
+    style_hash=_digest(style),
+    script_hash=_digest(script),
   )
 
 
 def _finalize(value: object) -> object:
   is_text = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
   return visible_text.visible(value) if is_text else value
+
+
+def _digest(text: str) -> str:
+  """As a content security policy names what it allows."""
+  return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _shades(num_layers: int) -> list[tuple[int, str, str]]:
@@ -123,57 +145,3 @@ def _shades(num_layers: int) -> list[tuple[int, str, str]]:
     background = colors.layer_color(layer, num_layers)
     shades.append((layer, background, colors.ink_on(background)))
   return shades
-
-
-def _data_uri(png: bytes) -> str:
-  return f'data:image/png;base64,{base64.b64encode(png).decode()}'
-
-
-def _check_same(
-  calibration: contracts.CalibrationResult,
-  evaluation: contracts.EvaluationResult,
-) -> None:
-  pairs = {
-    'threshold': (calibration.threshold, evaluation.calibrated.threshold),
-    'task': (calibration.dump.get('task'), evaluation.task),
-  }
-  for name in ('tolerance', 'failure_prob', 'consistency', 'metric'):
-    pairs[name] = (getattr(calibration, name), getattr(evaluation, name))
-  for name, (calibrated, evaluated) in pairs.items():
-    if calibrated != evaluated:
-      raise errors.DataError(
-        'The evaluation must be of this calibration, but the calibration has'
-        f' {name} {calibrated!r} and the evaluation {evaluated!r}; run'
-        ' `calm evaluate` with this calibration.'
-      )
-
-
-def _write_all(directory: pathlib.Path, files: dict[str, bytes]) -> None:
-  """Writes all files beside their places, then renames them in this order."""
-  with _explained(directory):
-    is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    staging = pathlib.Path(tempfile.mkdtemp(prefix='.report-', dir=directory))
-    try:
-      for name, content in files.items():
-        (staging / name).write_bytes(content)
-      for name in files:
-        os.replace(staging / name, directory / name)
-    except BaseException:
-      shutil.rmtree(staging, ignore_errors=True)
-      if is_new:
-        shutil.rmtree(directory, ignore_errors=True)
-      raise
-    staging.rmdir()
-
-
-@contextlib.contextmanager
-def _explained(directory: pathlib.Path) -> Iterator[None]:
-  """Turns the operating system's errors into a ResourceError."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.ResourceError(
-      f'Cannot write the report to {directory}: {error.strerror or error}. Free'
-      ' space or choose a directory that you may write to.'
-    ) from error

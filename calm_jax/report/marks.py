@@ -19,15 +19,19 @@ def trade_off_line(
   axes: mpl_axes.Axes,
   points: list[curves.CurveRow],
   name: str,
-  color: str,
+  look: tuple[str, str],
 ) -> None:
-  """One split's curve of the field `name`, a point per threshold."""
+  """One split's curve of the field `name`, a point per threshold.
+
+  `look` is its colour and its marker, so that colour is not the only sign.
+  """
+  color, marker = look
   layers = [point.mean_layers for point in points]
   values = [getattr(point, name) for point in points]
   # Two points make no curve.
   style = '-' if len(points) > 2 else ''
   axes.plot(layers, values, style, color=color, alpha=0.55, zorder=2)
-  axes.plot(layers, values, 'o', color=color, markersize=2.6, zorder=3)
+  axes.plot(layers, values, marker, color=color, markersize=3.2, zorder=3)
 
 
 def calibrated_point(
@@ -42,7 +46,7 @@ def calibrated_point(
     axes.plot(
       row.mean_layers,
       value,
-      'o',
+      's',
       color=colors.TEST,
       markersize=7,
       markeredgecolor='white',
@@ -179,12 +183,13 @@ def mark_choice(
 
 
 def name_the_splits(
-  axes: mpl_axes.Axes, splits: tuple[tuple[str, str], ...]
+  axes: mpl_axes.Axes, splits: tuple[tuple[str, tuple[str, str]], ...]
 ) -> None:
-  """The names in the colours of their curves, in the corner left free."""
-  for line, (split, color) in enumerate(splits):
+  """The names with the looks of their curves, in the corner left free."""
+  for line, (split, (color, marker)) in enumerate(splits):
+    sign = {'o': '\u25cf', 's': '\u25a0'}[marker]
     axes.annotate(
-      f'\u25cf {split} split',
+      f'{sign} {split} split',
       (1.0, 0.0),
       (-4, 24 - 15 * line),
       xycoords='axes fraction',

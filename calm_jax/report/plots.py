@@ -24,13 +24,13 @@ def quality_against_layers(
   top, bottom = figure.subplots(2, 1, sharex=True)
   rows = curves.curve_rows(calibration, evaluation)
   splits = (
-    (curves.calibration_split(calibration), colors.CALIBRATION),
-    (evaluation.split, colors.TEST),
+    (curves.calibration_split(calibration), (colors.CALIBRATION, 'o')),
+    (evaluation.split, (colors.TEST, 's')),
   )
-  for split, color in splits:
+  for split, look in splits:
     points = [row for row in rows if row.split == split]
     for axes, name in ((top, 'mean_metric'), (bottom, 'mean_loss')):
-      marks.trade_off_line(axes, points, name, color)
+      marks.trade_off_line(axes, points, name, look)
   marks.limit(
     bottom, calibration.tolerance, f'tolerance {calibration.tolerance:g}'
   )

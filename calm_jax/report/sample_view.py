@@ -48,7 +48,7 @@ def view(sample: contracts.Sample) -> SampleView:
     tokens=tuple(map(_token, sample.pieces, used)),
     mean_layers=sum(used) / max(len(used), 1),
     differs=not visible_text.same(calibrated, sample.full_prediction),
-    full_words=_marked(calibrated, sample.full_prediction),
+    full_words=marked(calibrated, sample.full_prediction),
   )
 
 
@@ -62,7 +62,7 @@ def _token(piece: str, layers: int) -> TokenView:
   )
 
 
-def _marked(calibrated: str, full: str) -> tuple[tuple[str, bool], ...]:
+def marked(calibrated: str, full: str) -> tuple[tuple[str, bool], ...]:
   """Returns the full output's words, marked where the other one departs."""
   words = full.split()
   matcher = difflib.SequenceMatcher(

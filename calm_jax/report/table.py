@@ -30,10 +30,22 @@ def summary_rows(
   calibration: contracts.CalibrationResult,
   evaluation: contracts.EvaluationResult,
 ) -> tuple[SummaryRow, ...]:
-  """Returns the rows in reading order."""
-  full, calibrated = evaluation.full, evaluation.calibrated
-  number, layers = wording.number, wording.layers
+  """Returns the rows in reading order; those of numbers not known are left out.
+
+  Files of older versions lack the ones about outputs, operations and spread.
+  """
   return (
+    *_quality_rows(calibration, evaluation),
+    *_output_rows(evaluation),
+    *_operation_rows(evaluation),
+    *_time_rows(evaluation),
+  )
+
+
+def _quality_rows(calibration, evaluation) -> list[SummaryRow]:
+  full, calibrated = evaluation.full, evaluation.calibrated
+  number = wording.number
+  return [
     SummaryRow('Threshold', f'{full.threshold:g}', f'{calibrated.threshold:g}'),
     SummaryRow('Tolerance', _NONE, f'{calibration.tolerance:g}'),
     SummaryRow(
@@ -57,19 +69,135 @@ def summary_rows(
         for name, value in evaluation.baselines.items()
       ),
     ),
+  ]
+
+
+def _output_rows(evaluation) -> list[SummaryRow]:
+  full, early = evaluation.full.outputs, evaluation.calibrated.outputs
+  if full is None or early is None:
+    return []
+  metric = wording.metric_name(evaluation.metric)
+  rows = [
+    SummaryRow(
+      'Exact match',
+      wording.number(full.exact_match),
+      wording.number(early.exact_match),
+      note='share of outputs equal to the reference',
+    ),
+    SummaryRow(
+      'Outputs that never end',
+      wording.percent(full.endless),
+      wording.percent(early.endless),
+      note='no end of text within the limit',
+    ),
+  ]
+  if full.endless == early.endless == 0.0:
+    return rows  # Nothing to leave out.
+  for label, name in (
+    (f'{metric} where they end', 'mean_metric_ended'),
+    ('Loss where they end', 'mean_loss_ended'),
+  ):
+    values = [getattr(outputs, name) for outputs in (full, early)]
+    rows.append(
+      SummaryRow(
+        label,
+        *(_NONE if x is None else wording.number(x) for x in values),
+        note=f'{full.num_ended:,} texts; where the calibrated output ends too:'
+        f' {early.num_ended:,}',
+      )
+    )
+  return rows
+
+
+def _operation_rows(evaluation) -> list[SummaryRow]:
+  full, calibrated = evaluation.full, evaluation.calibrated
+  rows = [
     SummaryRow(
       'Mean layers per token',
-      layers(full.mean_layers),
-      layers(calibrated.mean_layers),
+      wording.layers(full.mean_layers),
+      wording.layers(calibrated.mean_layers),
+    )
+  ]
+  if full.flops is None or calibrated.flops is None:
+    return rows
+  for label, total, reduction, note in (
+    (
+      'MFLOPs per token',
+      'total',
+      evaluation.flops_reduction,
+      'decoder, confidence and output embedding included',
     ),
+    (
+      'MFLOPs without output embedding',
+      'without_output_embedding',
+      evaluation.flops_reduction_without_output_embedding,
+      '',
+    ),
+  ):
+    values = [getattr(row.flops, total) for row in (full, calibrated)]
+    rows += [
+      SummaryRow(label, *map(wording.millions, values), note=note),
+      SummaryRow('  Reduction', '1.00', wording.ratio(reduction)),
+    ]
+  return rows
+
+
+def _time_rows(evaluation) -> list[SummaryRow]:
+  full, calibrated = evaluation.full, evaluation.calibrated
+  rows = [
     SummaryRow(
       'ms per token',
       wording.milliseconds(full.ms_per_token),
       wording.milliseconds(calibrated.ms_per_token),
-      note=f'batch size {evaluation.batch_size}, {evaluation.machine}',
-    ),
-    SummaryRow('Speedup', '1.00', f'{evaluation.speedup:.2f}'),
+      note=f'encoder included; batch size {evaluation.batch_size},'
+      f' {evaluation.machine}',
+    )
+  ]
+  speeds = full.speed, calibrated.speed
+  if None not in speeds:
+    rows += _spread_rows([x.with_encoder for x in speeds], speeds[0])
+  rows.append(
+    SummaryRow(
+      'Speedup',
+      '1.00',
+      wording.ratio(evaluation.speedup),
+      note='all time over all tokens, full over calibrated',
+    )
   )
+  if evaluation.decoder_speedup is not None and None not in speeds:
+    decoders = [x.decoder for x in speeds]
+    rows += [
+      SummaryRow(
+        'ms per token, decoder only',
+        *(wording.milliseconds(x.mean) for x in decoders),
+        note="the encoder's time, measured by itself, taken off",
+      ),
+      *_spread_rows(decoders, speeds[0]),
+      SummaryRow(
+        'Speedup, decoder only',
+        '1.00',
+        wording.ratio(evaluation.decoder_speedup),
+      ),
+    ]
+  return rows
+
+
+def _spread_rows(spreads, speed) -> list[SummaryRow]:
+  time = wording.milliseconds
+  return [
+    SummaryRow(
+      '  Median',
+      *(time(x.median) for x in spreads),
+      note=f'over the {speed.num_batches:,} texts or batches timed, each the'
+      f' median of {speed.repeats} runs',
+    ),
+    SummaryRow(
+      '  Quartiles',
+      *(
+        f'{time(x.lower_quartile)} to {time(x.upper_quartile)}' for x in spreads
+      ),
+    ),
+  ]
 
 
 def summary_table(
@@ -77,7 +205,7 @@ def summary_table(
   evaluation: contracts.EvaluationResult,
 ) -> str:
   """Returns the table as text for a terminal, at most 80 columns wide."""
-  lines = [_line('', 'full model', 'calibrated'), '-' * 60]
+  lines = [_line('', 'full model', 'calibrated'), '-' * 66]
   for row in summary_rows(calibration, evaluation):
     lines.append(_line(row.label, row.full, row.calibrated))
     lines += [_line(f'  {name}', value, '') for name, value in row.baselines]
@@ -88,4 +216,4 @@ def summary_table(
 
 
 def _line(label: str, full: str, calibrated: str) -> str:
-  return f'{label:<32}{full:>14}{calibrated:>14}'.rstrip()
+  return f'{label:<34}{full:>16}{calibrated:>16}'.rstrip()

@@ -4,18 +4,50 @@ Pure functions from the two results to text.
 """
 
 from calm_jax import contracts
+from calm_jax.evaluation import measure_costs
 
 _METRICS = {
   'chrf': 'chrF',
-  'rouge_l': 'ROUGE-L',
   'exact_match': 'exact match',
+  'rouge_1': 'ROUGE-1',
+  'rouge_2': 'ROUGE-2',
+  'rouge_l': 'ROUGE-L',
+  'sentence_bleu': 'sentence BLEU',
   'token_f1': 'token F1',
+}
+_MEASURES = {
+  'SoftmaxTopTwoGap': 'softmax gap',
+  'SoftmaxMaximum': 'softmax maximum',
+  'SoftmaxEntropy': 'entropy',
+  'HiddenStateSaturation': 'hidden state',
+  'Patience': 'patience',
+  'StaticExit': 'static exit',
+  'Oracle': 'oracle',
 }
 
 
 def metric_name(metric: str) -> str:
   """Returns the metric's name as papers write it."""
   return _METRICS.get(metric, metric)
+
+
+def measure_name(measure: str) -> str:
+  """Returns a short name of a measure from its repr, or what it is given."""
+  name, knobs = measure_costs.parse(measure)
+  if name == 'TopKPropagation':
+    k = knobs.get('k')
+    return f'top-k, K {k}' if isinstance(k, int) else 'top-k, K falling'
+  return _MEASURES.get(name, name)
+
+
+def ratio(value: float | None) -> str:
+  """Two decimals; '-' where the number is not known."""
+  return '-' if value is None else f'{value:.2f}'
+
+
+def millions(value: float) -> str:
+  """About three significant digits, in millions."""
+  return milliseconds(value / 1e6)
 
 
 def number(value: float) -> str:
@@ -48,7 +80,10 @@ def loss_name(result: contracts.EvaluationResult) -> str:
   metric = metric_name(result.metric)
   if result.consistency == 'textual':
     return f"1 \u2212 {metric} against the full model's output"
-  return f'{metric} lost against the reference, compared with the full model'
+  lost = f'{metric} lost against the reference, compared with the full model'
+  if result.consistency == 'risk_difference':
+    return f'{lost}; what a text gains counts against what others lose'
+  return lost
 
 
 def headline(
@@ -72,11 +107,18 @@ def guarantee(
   """Returns what is promised, in plain words."""
   if not is_certified(calibration):
     return calibration.reason
+  bound = f'at most {calibration.tolerance:g}, where the loss is'
+  if calibration.guarantee == contracts.IN_EXPECTATION:
+    return (
+      f'On average over calibration sets of {calibration.num_examples:,}'
+      f' examples, the loss of a new text is {bound} {loss_name(evaluation)}.'
+      ' This is a bound in expectation only: it does not say how likely it is'
+      ' that this calibration set chose a threshold that loses more.'
+    )
   return (
     f'With probability at least {percent(1 - calibration.failure_prob)} over'
     f' the draw of the calibration set ({calibration.num_examples:,} examples),'
-    f' the expected loss of a new text is at most {calibration.tolerance:g},'
-    f' where the loss is {loss_name(evaluation)}.'
+    f' the expected loss of a new text is {bound} {loss_name(evaluation)}.'
   )
 
 
@@ -101,8 +143,14 @@ def measured(
       f'{facts}: the mean is within the tolerance, but the split is too small'
       ' to confirm it by itself.'
     )
+  chance = f'either chance{_left_to_chance(calibration)},'
   return (
-    f'{facts}. The mean is above the tolerance: either chance, to which the'
-    f' guarantee leaves {percent(calibration.failure_prob)}, or the two splits'
-    ' do not come from one distribution.'
+    f'{facts}. The mean is above the tolerance: {chance} or the two splits do'
+    ' not come from one distribution.'
   )
+
+
+def _left_to_chance(calibration: contracts.CalibrationResult) -> str:
+  if calibration.guarantee == contracts.IN_EXPECTATION:
+    return ''
+  return f', to which the guarantee leaves {percent(calibration.failure_prob)}'

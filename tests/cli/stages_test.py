@@ -232,7 +232,7 @@ def test_evaluate_and_report(evaluate_args, tmp_path, capsys):
   )
   printed = capsys.readouterr()
   assert code == 0, printed.err
-  page = printed.out.removeprefix('Written: ').strip()
+  page = printed.out.rpartition('Written: ')[2].strip()
   assert page.startswith(str(page_dir)) and page.endswith('.html')
 
 

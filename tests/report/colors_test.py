@@ -34,3 +34,14 @@ def test_words_in_the_palette_are_legible_on_white():
     colors.LIMIT,
   ):
     assert colors.contrast(color, '#ffffff') >= 4.5
+
+
+def test_the_dark_palette_is_legible_too():
+  assert colors.DARK.keys() == colors.LIGHT.keys()
+  for name in ('ink', 'muted', 'calibration', 'test', 'limit'):
+    assert colors.contrast(colors.DARK[name], colors.DARK['card']) >= 4.5
+  for palette in (colors.LIGHT, colors.DARK):
+    # Lines guide the eye; they must not be louder than words.
+    faint = colors.contrast(palette['grid'], palette['card'])
+    assert faint < colors.contrast(palette['muted'], palette['card'])
+  assert len(set(colors.LIGHT.values())) == len(colors.LIGHT)

@@ -117,6 +117,60 @@ def make_sample(index, rng, early=None):
   )
 
 
+def make_losses(count=30):
+  """Examples with the greatest losses, greatest first."""
+  rng = np.random.default_rng(6)
+  losses = np.sort(rng.beta(1, 6, count))[::-1].round(4).tolist()
+  examples = []
+  for index, loss in enumerate(losses):
+    source, reference, full = SENTENCES[index % len(SENTENCES)]
+    words = full.split()
+    early = ' '.join([*words[:3], words[3].upper(), *words[4:]])
+    examples.append(
+      contracts.ExampleLoss(
+        example_id=f'docstrings-test-{2000 + 31 * index}',
+        loss=loss,
+        metric=round(1 - loss / 2, 4),
+        mean_layers=round(float(rng.uniform(1.2, 6)), 2),
+        num_tokens=int(rng.integers(8, 30)),
+        source=f'restore: {source}',
+        reference=reference,
+        prediction=early if loss > 0.05 else full,
+        full_prediction=full,
+      )
+    )
+  return tuple(examples)
+
+
+def make_speed(mean):
+  def spread(middle):
+    return contracts.Milliseconds(
+      mean=middle,
+      lower_quartile=0.9 * middle,
+      median=0.98 * middle,
+      upper_quartile=1.2 * middle,
+    )
+
+  return contracts.Speed(
+    with_encoder=spread(mean),
+    decoder=spread(mean - 0.5),
+    num_batches=50,
+    repeats=5,
+  )
+
+
+def make_flops(layers, output):
+  return contracts.Flops(
+    self_attention=9e5 * layers,
+    cross_attention=6e5 * layers,
+    source_projection=4e5,
+    feed_forward=1.6e6 * layers,
+    propagation=1e5,
+    confidence=0.0,
+    output_embedding=output,
+  )
+
+
 def make_samples():
   rng = np.random.default_rng(5)
   early = {1: 'If path is a directory its contents are removed First.'}
@@ -153,6 +207,15 @@ def make_evaluation(calibrated, samples=None, **fields):
     point.mean_layers,
     4.87 if point.threshold < 1.0 else 11.39,
     9120,
+    contracts.Outputs(
+      exact_match=0.481,
+      endless=0.07,
+      num_ended=915,
+      mean_metric_ended=0.917,
+      mean_loss_ended=0.031,
+    ),
+    make_flops(point.mean_layers, 6.3e6),
+    make_speed(4.87),
   )
   values = {
     'task': 'docstring_restoration',
@@ -164,10 +227,31 @@ def make_evaluation(calibrated, samples=None, **fields):
     'num_examples': 1000,
     'baselines': {'input_copied': 0.6512},
     'full': contracts.SystemRow(
-      1.0, 0.0, 0.0, full.mean_metric, float(L), 11.42, 9131
+      1.0,
+      0.0,
+      0.0,
+      full.mean_metric,
+      float(L),
+      11.42,
+      9131,
+      contracts.Outputs(
+        exact_match=0.523,
+        endless=0.068,
+        num_ended=932,
+        mean_metric_ended=0.943,
+        mean_loss_ended=0.0,
+      ),
+      make_flops(L, 2.1e6),
+      make_speed(11.42),
     ),
     'calibrated': early,
     'speedup': 11.42 / early.ms_per_token,
+    'decoder_speedup': 2.5,
+    'flops_reduction': 1.37,
+    'flops_reduction_without_output_embedding': 2.11,
+    'example_losses': make_losses(),
+    'versions': {'jax': '0.10.0', 'numpy': '2.3.4'},
+    'command': 'calm evaluate --dump_dir=runs/test_dump',
     'batch_size': 1,
     'machine': '2 cores, x86_64, JAX 0.10 on cpu',
     'curve': curve,
@@ -192,6 +276,8 @@ def make_manifest(split, **fields):
     'data_digest': 'c3e7' * 16,
     'num_examples': 1000,
     'shards': (contracts.ShardInfo('shard-00000.npz', 1000, 'ab' * 32),),
+    'network': {'vocab_size': 4096, 'emb_dim': 256, 'mlp_dim': 512},
+    'exit_layers': tuple(range(1, L + 1)),
     'versions': {'jax': '0.10.0', 'flax': '0.12.1', 'numpy': '2.3.4'},
     'command': f'calm dump --gin_file=gin/runs/dump.gin --split={split}',
   }

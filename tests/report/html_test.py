@@ -9,10 +9,11 @@ import os
 import re
 
 import pytest
+from testing import hostile
 
 from calm_jax import contracts, errors
 from calm_jax.report import html as report_html
-from calm_jax.report import write_report
+from calm_jax.report import pairs, write_report
 
 VOID = {'meta', 'img', 'br', 'link', 'input', 'hr'}
 
@@ -38,7 +39,7 @@ class Page(html.parser.HTMLParser):
     assert self.open.pop() == tag
 
   def handle_data(self, data):
-    if 'style' not in self.open:
+    if not {'style', 'script'} & set(self.open):
       self.texts.append(data)
 
   def all(self, tag):
@@ -79,53 +80,70 @@ def test_says_what_is_guaranteed_and_measured(results, written):
     f'{row.mean_metric:.3f}',
     f'{row.mean_layers:.2f}',
     f'{row.threshold:g}',
-    '4.87',
-    '2.34',
-    '0.651',
+    *('4.87', '2.34', '0.651'),
+    # Exact match, endless, FLOPs and their reduction, the decoder's speedup.
+    *('0.523', '0.481', '6.8%', '27.4', '1.37', '2.11', '2.50'),
+    '10.3 to 13.7',
   ):
     assert number in page.text
   for manifest in results.manifests:
     assert manifest.command in page.text
+  assert results.evaluation.command in page.text
+  assert '--p_value=hoeffding_bentkus --procedure=fixed_sequence' in page.text
   assert 'flax 0.12.1' in page.text and '5f1d' * 16 in page.text
 
 
 def test_is_self_contained(written):
   page = Page(written[1])
-  assert not {'script', 'link', 'iframe', 'object'} & {
+  assert not {'link', 'iframe', 'object', 'img', 'base', 'form'} & {
     tag for tag, _ in page.elements
   }
-  for _, attributes in page.elements:
-    for name in ('src', 'href', 'srcset', 'action', 'style', 'onclick'):
-      assert name == 'src' or name not in attributes
-    assert attributes.get('src', 'data:').startswith('data:')
+  files = {file.name for file in written[0].parent.glob('*.png')}
+  for tag, attributes in page.elements:
+    for name in attributes:
+      assert name not in ('src', 'srcset', 'action', 'style')
+      assert not name.startswith('on'), f'{tag} {name}'
+    if 'href' in attributes:
+      link = attributes['href']
+      assert link in files if tag == 'a' else link.startswith('#')
   style = re.search('<style>(.*?)</style>', written[1], re.DOTALL)[1]
   assert 'url(' not in style and '@import' not in style
   assert 'http:' not in written[1] and 'https:' not in written[1]
 
 
-def test_policy_allows_its_own_style_and_nothing_else(written):
-  metas = Page(written[1]).all('meta')
+def digest_of(text):
+  return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_policy_allows_its_own_style_and_script_and_nothing_else(written):
+  page = Page(written[1])
   policy = next(
     meta['content']
-    for meta in metas
+    for meta in page.all('meta')
     if meta.get('http-equiv') == 'Content-Security-Policy'
   )
-  style = re.search('<style>(.*?)</style>', written[1], re.DOTALL)[1]
-  digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-  assert policy.startswith("default-src 'none'; img-src data:;")
-  assert f"style-src 'sha256-{digest}'" in policy
-  assert 'unsafe' not in policy
+  style, script = (
+    digest_of(re.search(f'<{tag}>(.*?)</{tag}>', written[1], re.DOTALL)[1])
+    for tag in ('style', 'script')
+  )
+  assert policy == (
+    f"default-src 'none'; style-src 'sha256-{style}';"
+    f" script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+  )
+  assert len(page.all('script')) == len(page.all('style')) == 1
 
 
-def test_images_are_the_files_beside_it_and_are_described(written):
-  images = Page(written[1]).all('img')
-  files = sorted(written[0].parent.glob('*.png'))
-  inline = {
-    base64.b64decode(image['src'].removeprefix('data:image/png;base64,'))
-    for image in images
-  }
-  assert inline == {file.read_bytes() for file in files} and len(files) == 3
-  assert all(image['alt'] for image in images)
+def test_figures_are_drawings_with_words_and_files_beside_it(written):
+  page = Page(written[1])
+  drawings = page.all('svg')
+  assert len(drawings) == 3
+  assert all(x['role'] == 'img' and x['aria-label'] for x in drawings)
+  files = {file.name for file in written[0].parent.glob('*.png')}
+  assert {link['href'] for link in page.all('a')} == files
+  ids = [x['id'] for _, x in page.elements if 'id' in x]
+  assert len(set(ids)) == len(ids), 'one document, so ids are unique'
+  used = {x['href'] for x in page.all('use')}
+  assert used <= {f'#{name}' for name in ids}
 
 
 def test_every_token_carries_its_layers(results, written):
@@ -137,53 +155,64 @@ def test_every_token_carries_its_layers(results, written):
     map(str, used)
   )
   assert 'differs from the full model' in page.text
-  assert page.text.count('Full model, differences marked') == 1
-  assert len(page.all('mark')) == 2  # "directory," and "first."
+  assert page.text.count('Full model, 8 layers each, differences marked') == 1
 
 
-HOSTILE = '</span><script>alert(1)</script>"\'><img src=x onerror=y>&amp;'
-BIDI = 'a\u202eb\u2066c\u200bd\x00e'
+def test_colour_is_never_the_only_sign(results, written):
+  """Tokens carry their number, differences a line, curves a shape."""
+  source = written[1]
+  numbers = re.findall('<span class="n">(\\d+)</span>', source)
+  used = [x for s in results.evaluation.samples for x in s.num_layers_used]
+  assert numbers == list(map(str, used))
+  assert re.search(r'mark \{[^}]*text-decoration: underline', source)
 
 
-def poison(value, text):
-  """The record with `text` in every string that is not an enumeration."""
-  if isinstance(value, str):
-    return text
-  if isinstance(value, tuple):
-    return tuple(poison(item, text) for item in value)
-  if isinstance(value, dict):
-    return {
-      poison(key, text): poison(item, text) for key, item in value.items()
-    }
-  if not dataclasses.is_dataclass(value):
-    return value
-  kept = ('consistency', 'metric', 'task', 'decode_mode')
-  return dataclasses.replace(
-    value,
-    **{
-      field.name: poison(getattr(value, field.name), text)
-      for field in dataclasses.fields(value)
-      if field.name not in kept and field.name != 'shards'
-    },
+def test_losses_are_listed_greatest_first_with_their_texts(results, written):
+  page = Page(written[1])
+  listed = results.evaluation.example_losses
+  rows = [row for row in page.all('tr') if 'data-loss' in row]
+  assert [float(row['data-loss']) for row in rows] == [x.loss for x in listed]
+  assert [int(row['data-tokens']) for row in rows] == [
+    x.num_tokens for x in listed
+  ]
+  for example in listed[:5]:
+    assert example.example_id in page.text
+    assert f'{example.loss:.3f}' in page.text
+  assert 'The 30 of 1,000 examples with the greatest loss' in page.text
+  # Every word of the full output that the early one lacks: "UTF-8,".
+  assert len(page.all('mark')) >= 2 + sum(
+    x.prediction != x.full_prediction for x in listed
   )
 
 
-@pytest.mark.parametrize('text', [HOSTILE, BIDI, '{{ 7 * 7 }}{% raw %}'])
+def test_says_what_is_not_guaranteed(results, written):
+  text = Page(written[1]).text
+  above = sum(x.loss > 0.1 for x in results.evaluation.example_losses)
+  assert f'Of 1,000 test texts, {above} lose more than 0.1.' in text
+  for part in ('single text', 'another source', 'are right', 'speed, layers'):
+    assert part in text
+
+
+@pytest.mark.parametrize('text', hostile.EVERYTHING)
 def test_hostile_text_is_shown_and_never_obeyed(results, text):
-  task = f'task {text}'
-  calibration = dataclasses.replace(
-    poison(results.calibration, text), dump={'task': task, text: text}
+  pair = pairs.Pair(
+    *hostile.poison_results(results.calibration, results.evaluation, text)
   )
-  evaluation = dataclasses.replace(poison(results.evaluation, text), task=task)
-  manifests = [poison(manifest, text) for manifest in results.manifests]
-  source = report_html.render(calibration, evaluation, (), manifests)
+  manifests = [hostile.poison(manifest, text) for manifest in results.manifests]
+  source = report_html.render(pair, (), manifests, [pair], text)
   page = Page(source)
-  assert not page.all('script') and not page.all('img')
-  assert all('onerror' not in attributes for _, attributes in page.elements)
-  assert not set('\u202e\u2066\u200b\x00') & set(html.unescape(source))
-  shown = text if text != BIDI else 'a\\u202eb\\u2066c\\u200bd\\u0000e'
-  # Title, headings, samples, pieces, provenance, commands.
-  assert page.text.count(' '.join(shown.split())) > 20
+  assert len(page.all('script')) == 1
+  assert not page.all('img') and not page.all('svg') and not page.all('a')
+  for _, attributes in page.elements:
+    assert not {'onerror', 'onload', 'href'} & set(attributes)
+  hidden = '\u202e\u2066\u200b\x00\x1b\x07\x9b'
+  assert not set(hidden) & set(html.unescape(source))
+  shown = {
+    hostile.BIDI: 'a\\u202eb\\u2066c\\u200bd\\u0000e',
+    hostile.TERMINAL: '\\u001b]0;owned\\u0007\\u001b[2J\\u009b31m',
+  }.get(text, text)
+  # Title, headings, samples, losses, provenance, commands.
+  assert page.text.count(' '.join(shown.split())) > 60
 
 
 def test_nothing_certified_gives_the_reason(
@@ -197,11 +226,32 @@ def test_nothing_certified_gives_the_reason(
     results.calibration.warning and results.calibration.warning in page.text
   )
   assert 'With probability' not in page.text
+  assert 'does not say' not in page.text
 
 
 def test_without_samples_or_manifests(results, tmp_path):
-  page = Page(write(results.replace(samples=(), baselines={}), tmp_path)[1])
+  bare = results.replace(samples=(), baselines={}, example_losses=())
+  page = Page(write(bare, tmp_path)[1])
   assert 'Sample outputs' not in page.text and 'Baseline' not in page.text
+  assert 'Losses of single examples' not in page.text
+
+
+def test_a_result_of_an_older_version(results, tmp_path):
+  """Without endings, operations, spread, losses and command."""
+  bare = results.replace(
+    example_losses=(),
+    command='',
+    versions={},
+    decoder_speedup=None,
+    flops_reduction=None,
+    flops_reduction_without_output_embedding=None,
+    full=dataclasses.replace(
+      results.evaluation.full, outputs=None, flops=None, speed=None
+    ),
+  )
+  page = Page(write(bare, tmp_path)[1])
+  assert 'FLOPs reduction is' in page.text and 'MFLOPs' not in page.text
+  assert 'Exact match' not in page.text and 'decoder only' not in page.text
 
 
 @pytest.mark.parametrize(
@@ -210,6 +260,13 @@ def test_without_samples_or_manifests(results, tmp_path):
 def test_refuses_results_that_do_not_belong_together(results, fields, tmp_path):
   with pytest.raises(errors.DataError, match=next(iter(fields))):
     write(results.replace(**fields), tmp_path / 'report')
+  assert not (tmp_path / 'report').exists()
+
+
+def test_refuses_the_dump_of_another_system(results, tmp_path):
+  other = dataclasses.replace(results.manifests[1], model_digest='ff' * 32)
+  with pytest.raises(errors.DataError, match='test dump .* model_digest'):
+    write(results, tmp_path / 'report', [results.manifests[0], other])
   assert not (tmp_path / 'report').exists()
 
 

@@ -30,7 +30,48 @@ def test_every_quantity_is_in_the_table(results):
   assert cells(text, 'Mean layers per token') == ['8', f'{row.mean_layers:.2f}']
   assert cells(text, 'ms per token') == ['11.4', '4.87']
   assert cells(text, 'Speedup') == ['1.00', '2.34']
+  assert cells(text, 'Exact match') == ['0.523', '0.481']
+  assert cells(text, 'Outputs that never end') == ['6.8%', '7%']
+  assert cells(text, 'chrF where they end') == ['0.943', '0.917']
+  assert cells(text, 'Loss where they end') == ['0', '0.031']
+  assert cells(text, 'MFLOPs per token') == [
+    f'{full.flops.total / 1e6:.1f}',
+    f'{row.flops.total / 1e6:.1f}',
+  ]
+  assert cells(text, 'Reduction') == ['1.00', '1.37']
+  assert cells(text, 'Median') == ['11.2', '4.77']
+  assert cells(text, 'Quartiles') == '10.3 to 13.7 4.38 to 5.84'.split()
+  assert cells(text, 'ms per token, decoder only') == ['10.9', '4.37']
+  assert cells(text, 'Speedup, decoder only') == ['1.00', '2.50']
   assert text.isascii() and max(map(len, text.splitlines())) <= 80
+
+
+def test_outputs_that_all_end_need_no_rows_without_the_others(results):
+  evaluation = results.evaluation
+  ended = [
+    dataclasses.replace(
+      row, outputs=dataclasses.replace(row.outputs, endless=0.0)
+    )
+    for row in (evaluation.full, evaluation.calibrated)
+  ]
+  text = summary_table(
+    results.calibration,
+    results.replace(full=ended[0], calibrated=ended[1]).evaluation,
+  )
+  assert cells(text, 'Outputs that never end') == ['0%', '0%']
+  assert 'where they end' not in text
+
+
+def test_what_was_not_measured_has_no_row(results):
+  bare = dataclasses.replace(
+    results.evaluation.calibrated, outputs=None, flops=None, speed=None
+  )
+  text = summary_table(
+    results.calibration, results.replace(calibrated=bare).evaluation
+  )
+  for label in ('Exact match', 'MFLOPs', 'Median', 'decoder only'):
+    assert label not in text
+  assert 'Speedup' in text
 
 
 def test_says_why_nothing_is_certified(results_without_certificate):

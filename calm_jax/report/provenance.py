@@ -1,0 +1,128 @@
+"""Where a report's numbers come from: settings, versions, commands.
+
+pair, manifests -> names and values, commands that repeat them
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+
+from calm_jax import contracts, errors
+from calm_jax.calibration import choices
+from calm_jax.report import pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+  """What the foot of the page shows.
+
+  Attributes:
+    commands: in the order in which they are to be run.
+    settings: (name, value) of the calibration and of the system.
+    versions: (where, versions) of the software that made the dumps and the
+      evaluation.
+  """
+
+  commands: tuple[str, ...]
+  settings: tuple[tuple[str, str], ...]
+  versions: tuple[tuple[str, str], ...]
+
+
+def describe(
+  pair: pairs.Pair,
+  manifests: Sequence[contracts.Manifest],
+  report_command: str = '',
+) -> Provenance:
+  """Gathers what the results and the manifests tell."""
+  told = [manifest.command for manifest in manifests]
+  told += [pair.evaluation.command, report_command]
+  # `calm demo` made them all at once, and then it is one command.
+  made_at_once = len(set(filter(None, told))) == 1 and len(told) > 2
+  if not made_at_once:
+    # The calibration follows the dump that it was made from.
+    told.insert(
+      len(_of_split(pair, manifests)), calibrate_command(pair.calibration)
+    )
+  return Provenance(
+    commands=tuple(dict.fromkeys(filter(None, told))),
+    settings=tuple(_settings(pair, manifests)),
+    versions=tuple(_versions(pair, manifests)),
+  )
+
+
+def check_belong(
+  pair: pairs.Pair, manifests: Sequence[contracts.Manifest]
+) -> None:
+  """Raises a DataError if a dump is of another system than the results."""
+  for manifest in manifests:
+    for name in ('task', 'model_digest', 'config_digest'):
+      told, got = pair.calibration.dump.get(name), getattr(manifest, name)
+      if told is not None and got != told:
+        raise errors.DataError(
+          f'The {manifest.split} dump must be of the system that was'
+          f' calibrated, with {name} {told!r}, got one with {got!r}.'
+        )
+
+
+def calibrate_command(calibration: contracts.CalibrationResult) -> str:
+  """Returns the command; the paths are for the reader to fill in."""
+  command = [
+    'calm',
+    'calibrate',
+    '--dump_dir=CALIBRATION_DUMP',
+    '--output=CALIBRATION.json',
+    f'--tolerance={calibration.tolerance:g}',
+    f'--failure_prob={calibration.failure_prob:g}',
+    f'--consistency={calibration.consistency}',
+    f'--metric={calibration.metric}',
+  ]
+  for flag, known, used in (
+    ('p_value', choices.P_VALUES, calibration.p_value),
+    ('procedure', choices.PROCEDURES, calibration.procedure),
+  ):
+    names = [name for name, choice in known.items() if repr(choice) == used]
+    command += [f'--{flag}={name}' for name in names[:1]]
+  return shlex.join(command)
+
+
+def _of_split(pair, manifests) -> list[contracts.Manifest]:
+  split = pair.calibration.dump.get('split')
+  return [manifest for manifest in manifests if manifest.split == split]
+
+
+def _settings(pair, manifests):
+  calibration, evaluation = pair.calibration, pair.evaluation
+  yield 'tolerance', f'{calibration.tolerance:g} (delta in CALM)'
+  yield 'failure probability', f'{calibration.failure_prob:g} (epsilon in CALM)'
+  yield 'consistency', calibration.consistency
+  yield 'metric', calibration.metric
+  yield 'p-value', calibration.p_value
+  yield 'testing procedure', calibration.procedure
+  yield 'reason', calibration.reason
+  for name, value in calibration.dump.items():
+    yield name.replace('_', ' '), value
+  for manifest in manifests:
+    where = f'{manifest.split} dump'
+    yield where, f'{manifest.num_examples:,} examples'
+    yield f'{where}, data', manifest.data_digest
+  if manifests:
+    yield 'longest output', f'{manifests[0].max_decode_length} tokens'
+    yield 'network', _listed(manifests[0].network)
+    yield 'exits after layers', ', '.join(map(str, manifests[0].exit_layers))
+  yield 'machine', evaluation.machine
+  yield (
+    'timed',
+    f'{evaluation.full.tokens_timed:,} tokens of the full and'
+    f' {evaluation.calibrated.tokens_timed:,} of the calibrated model, in turn,'
+    f' batch size {evaluation.batch_size}',
+  )
+
+
+def _versions(pair, manifests):
+  for manifest in manifests:
+    yield f'{manifest.split} dump', _listed(manifest.versions)
+  yield 'evaluation', _listed(pair.evaluation.versions)
+
+
+def _listed(values: Mapping[str, object]) -> str:
+  return ', '.join(f'{name} {value}' for name, value in values.items())

@@ -1,0 +1,135 @@
+"""CALM's Table 2: its numbers are the paper's, and stand where they belong."""
+
+import dataclasses
+
+import pytest
+
+from calm_jax import errors
+from calm_jax.report import efficiency_table, pairs, paper_numbers
+
+
+def make_pair(results, measure='SoftmaxTopTwoGap()', **fields):
+  """A pair of another task, tolerance, metric or consistency."""
+  shared = {
+    name: fields.pop(name)
+    for name in ('tolerance', 'metric', 'consistency')
+    if name in fields
+  }
+  task = fields.get('task', results.evaluation.task)
+  dump = {**results.calibration.dump, 'task': task, 'measure': measure}
+  return pairs.Pair(
+    dataclasses.replace(results.calibration, dump=dump, **shared),
+    dataclasses.replace(results.evaluation, **shared, **fields),
+  )
+
+
+def test_the_table_is_the_paper_s():
+  """Its corners, and sums over the columns of the paper's own table."""
+  rows = paper_numbers.ROWS
+  assert len(rows) == 4 * 3 * 3
+  assert rows[0] == paper_numbers.PaperRow(
+    'CNN/DM', 'textual', 0.1, 'softmax', 5.73, 0.44, 1.41
+  )
+  assert rows[-1] == paper_numbers.PaperRow(
+    'SQuAD', 'risk', 0.05, 'classifier', 2.59, 2.37, 1.1
+  )
+  sums = {
+    task: tuple(
+      sum(getattr(row, name) for row in rows if row.task == task)
+      for name in ('layers', 'flops_reduction', 'speedup')
+    )
+    for task in ('CNN/DM', 'WMT', 'SQuAD')
+  }
+  assert sums['CNN/DM'] == pytest.approx((63.45, 10.5, 21.39))
+  assert sums['WMT'] == pytest.approx((47.78, 13.62, 22.8))
+  assert sums['SQuAD'] == pytest.approx((25.02, 39.57, 17.91))
+
+
+CNN = {
+  'task': 'cnn_dailymail_v002',
+  'metric': 'rouge_l',
+  'consistency': 'textual',
+  'tolerance': 0.1,
+  'measure': 'SoftmaxTopTwoGap',
+  'num_decoder_layers': 8,
+}
+
+
+def test_the_paper_s_row_of_the_same_question():
+  assert paper_numbers.find(**CNN).layers == 5.73
+  state = {**CNN, 'measure': 'HiddenStateSaturation', 'tolerance': 0.25}
+  assert paper_numbers.find(**state).layers == 7.97
+  squad = {'task': 'squad_v010_allanswers', 'metric': 'token_f1'}
+  assert paper_numbers.find(**{**CNN, **squad}).speedup == 1.63
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'task': 'docstring_restoration'},
+    {'task': 'my_cnn_dailymail_v002'},
+    {'metric': 'chrf'},
+    {'consistency': 'risk'},  # The paper has no risk of 0.1.
+    {'consistency': 'risk_difference', 'tolerance': 0.05},
+    {'tolerance': 0.15},
+    {'measure': 'TopKPropagation'},
+    {'num_decoder_layers': 12},
+  ],
+)
+def test_any_other_question_has_no_row(fields):
+  assert paper_numbers.find(**{**CNN, **fields}) is None
+
+
+def test_rows_hold_the_results_and_the_paper_s_beside_them(results):
+  ours = make_pair(results)
+  theirs = make_pair(
+    results,
+    task='cnn_dailymail_v002',
+    metric='rouge_l',
+    flops_reduction=None,
+  )
+  rows = efficiency_table.efficiency_rows([ours, theirs])
+  assert [row.task for row in rows] == [
+    'cnn_dailymail_v002',
+    'docstring_restoration',
+  ]
+  cnn, docstrings = rows
+  assert docstrings.paper is None and cnn.paper.layers == 5.73
+  assert cnn.flops_reduction == '-' and docstrings.flops_reduction == '1.37'
+  assert docstrings.without_output_embedding == '2.11'
+  assert (docstrings.speedup, docstrings.decoder_speedup) == ('2.34', '2.50')
+  assert docstrings.measure == 'softmax gap'
+  text = efficiency_table.efficiency_text([ours, theirs])
+  assert text.count('paper: softmax') == 1 and '0.44' in text
+  assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_order_is_the_paper_s(results):
+  several = [
+    make_pair(results, consistency='risk', tolerance=0.05),
+    make_pair(results, consistency='risk', tolerance=0.02),
+    make_pair(results, tolerance=0.25),
+    make_pair(results),
+    make_pair(results, measure='HiddenStateSaturation(rescale=False)'),
+  ]
+  rows = efficiency_table.efficiency_rows(several)
+  assert [(x.consistency, x.tolerance, x.measure) for x in rows] == [
+    ('textual', '0.1', 'softmax gap'),
+    ('textual', '0.1', 'hidden state'),
+    ('textual', '0.25', 'softmax gap'),
+    ('risk', '0.02', 'softmax gap'),
+    ('risk', '0.05', 'softmax gap'),
+  ]
+
+
+def test_a_terminal_gets_no_control_characters(results):
+  text = efficiency_table.efficiency_text([make_pair(results, task='\x1b[2J')])
+  assert '\x1b' not in text and '\\u001b[2J' in text
+
+
+def test_a_pair_must_belong_together(results):
+  with pytest.raises(errors.DataError, match='tolerance 0.1 .* 0.2'):
+    pairs.Pair(
+      results.calibration,
+      dataclasses.replace(results.evaluation, tolerance=0.2),
+    )
