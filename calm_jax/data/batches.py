@@ -58,6 +58,7 @@ class Batches:
     short_first_steps: int = 0,
     copy_warmup: CopyWarmup = CopyWarmup(),
     vocab_size: int | None = None,
+    decoder_noise: float = 0.0,
   ):
     """Sorts the examples into buckets.
 
@@ -69,7 +70,10 @@ class Batches:
         holds its longest input and target.
       short_first_steps: until this step only the first bucket is used.
       copy_warmup: first steps on copied random strings.
-      vocab_size: needed by the warm-up only.
+      vocab_size: needed by the warm-up and by noise only.
+      decoder_noise: share of the decoder's input tokens that are replaced by
+        random ones, so that a model learns to go on after a mistake of its own
+        (word dropout, Bowman et al. 2016). Targets stay as they are.
 
     Raises:
       ConfigError: a number out of range.
@@ -77,6 +81,11 @@ class Batches:
     """
     boundaries = tuple(int(x) for x in boundaries)
     _check(examples, batch_size, boundaries, copy_warmup, vocab_size)
+    if not 0.0 <= decoder_noise < 1.0 or (decoder_noise and not vocab_size):
+      raise errors.ConfigError(
+        f'decoder_noise must be in [0, 1), got {decoder_noise}, and needs a'
+        f' vocab_size, got {vocab_size}.'
+      )
     self.batch_size = batch_size
     self.boundaries = boundaries
     self._examples = examples
@@ -84,6 +93,7 @@ class Batches:
     self._short_first_steps = short_first_steps
     self._copy_warmup = copy_warmup
     self._vocab_size = vocab_size
+    self._decoder_noise = decoder_noise
     lengths = np.array(
       [
         max(len(x), len(y))
@@ -109,6 +119,22 @@ class Batches:
 
   def batch_at(self, step: int) -> arrays.Batch:
     """The batch of `step` (0 is the first), whatever was asked before."""
+    batch = self._clean_batch_at(step)
+    if not self._decoder_noise:
+      return batch
+    # A fourth number of its own: see `_copy_batch`.
+    random = np.random.default_rng((self._seed, step, 3))
+    inputs = batch['decoder_input_tokens']
+    noise = random.integers(
+      vocabulary.EOS_ID + 1, self._vocab_size, inputs.shape, inputs.dtype
+    )
+    # The start symbol and the padding are 0, and stay.
+    is_noise = (inputs > 0) & (
+      random.random(inputs.shape) < self._decoder_noise
+    )
+    return {**batch, 'decoder_input_tokens': np.where(is_noise, noise, inputs)}
+
+  def _clean_batch_at(self, step: int) -> arrays.Batch:
     if step < self._copy_warmup.steps:
       return self._copy_batch(step)
     step -= self._copy_warmup.steps
@@ -233,6 +259,21 @@ def eval_batches(
     yield batch, len(examples.inputs[rows])
 
 
+def shuffled_words(example: corpus.Example) -> corpus.Example:
+  """A restoration example of the same words in random order, by its id."""
+  random = np.random.default_rng(int(example.example_id, 16))
+  words = [word.strip('.,;:!?') for word in example.targets.split()]
+  order = random.permutation(len(words))
+  # A third of them say something twice: there a model loses its place.
+  if random.random() < 1 / 3:
+    start = int(random.integers(0, len(words)))
+    order = np.insert(order, start, order[start : start + 3])
+  text = ' '.join(words[i] for i in order)
+  return corpus.Example(
+    example.example_id, tasks.RESTORATION.inputs_of(text), text
+  )
+
+
 def load_tokenized(
   task_or_mixture: str,
   split: str,
@@ -241,6 +282,7 @@ def load_tokenized(
   lengths: Mapping[str, int] = arrays.TASK_FEATURE_LENGTHS,
   max_examples: int | None = None,
   extra_folders: Sequence[str] = (),
+  shuffled_share: float = 0.0,
 ) -> arrays.TokenizedExamples:
   """Tokenized examples of the cached corpus, for training or evaluation.
 
@@ -253,7 +295,21 @@ def load_tokenized(
     extra_folders: packages in folders of their own, for more training text
       than the installed ones give (`corpus.folder_source`). A sentence is in
       the same split wherever it was found.
+    shuffled_share: so many of the sentences come once more with their words in
+      random order, some of them twice, and without punctuation: nothing but
+      copying helps there, and it keeps a model from losing its place. For
+      restoration only.
+
+  Raises:
+    ConfigError: shuffled words of another task, or no share of them.
   """
+  if not 0.0 <= shuffled_share <= 1.0 or (
+    shuffled_share and task_or_mixture != tasks.RESTORATION.name
+  ):
+    raise errors.ConfigError(
+      'shuffled_share must be in [0, 1], and 0 for other tasks than'
+      f' {tasks.RESTORATION.name}, got {shuffled_share} for {task_or_mixture}.'
+    )
   sources = [None, *map(corpus.folder_source, extra_folders)]
   # By id: the same target, found again, is one example.
   found = {
@@ -263,6 +319,8 @@ def load_tokenized(
     for example in corpus.load_corpus(task, split, source=source)
   }
   examples = sorted(found.values(), key=lambda x: x.example_id)[:max_examples]
+  count = int(shuffled_share * len(examples))
+  examples += [shuffled_words(example) for example in examples[:count]]
   return arrays.tokenize(
     examples, tokenizer or vocabulary.default_tokenizer(), lengths
   )

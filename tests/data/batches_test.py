@@ -254,3 +254,81 @@ def test_feature_lengths_are_checked(examples, tokenizer, lengths):
     arrays.tokenize([], tokenizer, lengths)
   with pytest.raises(errors.ConfigError, match='each of inputs and targets'):
     next(batches.eval_batches(examples, 8, lengths))
+
+
+def test_noise_replaces_a_share_of_the_decoders_inputs_only():
+  examples = _made_up([9] * 64)
+  clean = batches.Batches(examples, batch_size=64, boundaries=(9,))
+  noisy = batches.Batches(
+    examples, batch_size=64, boundaries=(9,), vocab_size=500, decoder_noise=0.25
+  )
+  for key in set(_KEYS) - {'decoder_input_tokens'}:
+    np.testing.assert_array_equal(
+      noisy.batch_at(3)[key], clean.batch_at(3)[key]
+    )
+  before, after = (
+    x.batch_at(3)['decoder_input_tokens'] for x in (clean, noisy)
+  )
+  assert (after[:, 0] == 0).all()  # The start symbol stays.
+  share = (before != after)[:, 1:].mean()
+  assert 0.15 < share < 0.35
+  _assert_same(noisy.batch_at(3), noisy.batch_at(3))
+  assert (noisy.batch_at(4)['decoder_input_tokens'] != after).any()
+  with pytest.raises(errors.ConfigError, match='decoder_noise'):
+    batches.Batches(examples, batch_size=64, boundaries=(9,), decoder_noise=0.1)
+
+
+def test_shuffled_words_are_the_sentences_words_without_punctuation():
+  found = [
+    batches.shuffled_words(
+      corpus.Example(f'{i:016x}', '', 'The Cat, it sat on the mat.')
+    )
+    for i in range(40)
+  ]
+  words = {'The', 'Cat', 'it', 'sat', 'on', 'the', 'mat'}
+  lengths = set()
+  for example in found:
+    assert set(example.targets.split()) == words
+    assert example.inputs == 'restore: ' + example.targets.lower()
+    lengths.add(len(example.targets.split()))
+  assert 7 in lengths and max(lengths) in (9, 10)
+  assert len({x.targets for x in found}) > 30
+
+
+def test_shuffled_words_are_for_restoration_only():
+  with pytest.raises(errors.ConfigError, match='shuffled_share'):
+    batches.load_tokenized(
+      'docstring_summarization', 'train', shuffled_share=0.5
+    )
+
+
+def test_extra_folders_add_the_sentences_of_their_packages(
+  source, cache_dir, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'extra'
+  (folder / 'other').mkdir(parents=True)
+  (folder / 'other' / 'a.py').write_text(
+    ''.join(
+      f'# The {word} sentence stands only in the other package here.\n\n'
+      for word in ('first', 'second', 'third', 'fourth', 'fifth', 'sixth')
+    )
+    + 'def f():\n  """Returns what nobody else returns.\n\n  More words."""\n'
+  )
+  info = folder / 'other-1.dist-info'
+  info.mkdir()
+  (info / 'METADATA').write_text(
+    'Metadata-Version: 2.1\nName: other\nVersion: 1\n'
+  )
+  monkeypatch.setenv('CALM_JAX_CACHE', str(cache_dir))
+  monkeypatch.setattr(corpus, 'installed_source', lambda: source)
+  monkeypatch.setattr(corpus, 'without_quotations', lambda pairs, _: pairs)
+  name = 'docstring_restoration'
+  alone = batches.load_tokenized(name, 'train')
+  both = batches.load_tokenized(name, 'train', extra_folders=(str(folder),))
+  more = set(both.example_ids) - set(alone.example_ids)
+  assert set(alone.example_ids) < set(both.example_ids)
+  assert 1 <= len(more) <= 6
+  shuffled = batches.load_tokenized(name, 'train', shuffled_share=0.5)
+  assert len(shuffled) == len(alone) + len(alone) // 2
+  with pytest.raises(errors.DataError, match='installed packages'):
+    batches.load_tokenized(name, 'train', extra_folders=(str(tmp_path),))
