@@ -1,4 +1,4 @@
-"""The token loop: greedy generation in one `lax.while_loop`.
+"""The token loop: generation in one `lax.while_loop`.
 
 It receives `tokens_to_step`, a function from the previous tokens to the next
 ones, and knows no network, no layers and no exits; what a step reports beside
@@ -105,7 +105,7 @@ class DecodingState:
   cache: Any
 
 
-def greedy_decode(
+def decode(
   tokens_to_step: TokensToStep,
   cache: Any,
   *,
@@ -115,8 +115,9 @@ def greedy_decode(
   num_traced: int = 0,
   is_padding: Bool[Array, ' batch'] | None = None,
   row_lengths: Int[Array, ' batch'] | None = None,
+  prompts: Int[Array, 'batch prompt'] | None = None,
 ) -> DecodeResult:
-  """Generates the most probable token at every step until EOS.
+  """Generates what each step says, until EOS.
 
   Args:
     tokens_to_step: produces the next token of each row.
@@ -129,6 +130,9 @@ def greedy_decode(
       nothing and cost no layers.
     row_lengths: longest output of each row, where it is less than
       `max_decode_length`.
+    prompts: tokens that a row starts with, whatever the steps say; 0 after
+      them. They are part of the output, but not of its log-probability, and
+      count no layers.
 
   Returns:
     The generated rows.
@@ -141,6 +145,8 @@ def greedy_decode(
     output, cache = tokens_to_step(
       state.previous, state.position, ~state.finished, state.cache
     )
+    forced = prompt_at(prompts, state.position)
+    output = _with_forced(output, forced)
     token = jnp.where(state.finished, 0, output.token)
     return DecodingState(
       position=state.position + 1,
@@ -164,6 +170,30 @@ def greedy_decode(
     cache=cache,
   )
   return lax.while_loop(keep_going, step, state).result
+
+
+def prompt_at(prompts, position) -> jax.Array | int:
+  """[batch] tokens that a prompt forces at a position; 0 where it does not."""
+  if prompts is None:
+    return 0
+  length = prompts.shape[1]
+  at = jnp.minimum(position, length - 1)
+  column = lax.dynamic_index_in_dim(prompts, at, axis=1, keepdims=False)
+  return jnp.where(position < length, column, 0)
+
+
+def _with_forced(output, forced):
+  """A step's result where the prompt decides some rows' token."""
+  if isinstance(forced, int):
+    return output
+  is_free = forced == 0
+
+  def free(values):
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    return jnp.where(is_free.reshape(shape), values, 0)
+
+  kept = jax.tree.map(free, output)
+  return kept.replace(token=jnp.where(is_free, output.token, forced))
 
 
 def _no_tokens(batch_size, length, num_traced) -> DecodeResult:

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calm_jax import cross_entropy, decoding
+from calm_jax import beam_search, cross_entropy, decoding, errors
 from calm_jax.early_exit import (
   confidence,
   layer_loop,
   oracle,
   propagation,
+  sampling,
   schedule,
 )
 from calm_jax.t5 import network
@@ -152,38 +153,91 @@ class EncoderDecoderModel:
     self,
     params: Params,
     batch: Batch,
+    rng: jax.Array | None = None,
     *,
     threshold: float | jax.Array = 1.0,
     max_decode_length: int | None = None,
+    num_decodes: int = 1,
+    return_all_decodes: bool = False,
+    sampler: sampling.Sampler | None = None,
+    prompt_with_targets: bool = False,
+    eos_id: int = EOS_ID,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Generates greedily.
+    """Generates: greedily, or by drawing several outputs per source.
 
     Args:
       params: parameters of the module.
       batch: `encoder_input_tokens` [batch, source], and
         `decoder_input_tokens`, whose length is the default output length.
+      rng: key that the rows' seeds are drawn from; only for a sampler.
       threshold: one for all rows, or [batch].
       max_decode_length: longest output in tokens.
+      num_decodes: outputs per source; more than one needs a sampler.
+      return_all_decodes: all of them, from the worst to the best by
+        log-probability as in T5X, instead of the best one.
+      sampler: draws tokens; the most probable one if None.
+      prompt_with_targets: outputs start with `decoder_input_tokens`, which
+        begin with the start symbol 0 as T5X's do; an EOS in them is dropped.
+      eos_id: the token that ends an output.
 
     Returns:
       Tokens [batch, target], and T5X CALM's auxiliary outputs: `scores`
       [batch], `exits` and `confidences` [batch, target]; -1 where there is no
-      token.
+      token, or one of a prompt. With all decodes each has one more axis after
+      the batch.
+
+    Raises:
+      ConfigError: several greedy decodes, which would all be the same.
     """
+    if num_decodes > 1 and sampler is None:
+      raise errors.ConfigError(
+        f'num_decodes {num_decodes} needs a sampler: greedy outputs are all the'
+        ' same.'
+      )
     source = batch['encoder_input_tokens']
-    length = max_decode_length or batch['decoder_input_tokens'].shape[1]
+    inputs = batch['decoder_input_tokens']
+    shape = (source.shape[0], num_decodes)
+    thresholds = jnp.broadcast_to(
+      jnp.atleast_1d(jnp.float32(threshold))[:, None], shape
+    )
+    seeds = None
+    if sampler is not None:
+      rng = jax.random.key(0) if rng is None else rng
+      seeds = jax.random.bits(rng, shape, jnp.uint32)
+    prompts = None
+    if prompt_with_targets:
+      # Without the start symbol; the model itself decides where to end.
+      prompts = jnp.where(inputs[:, 1:] == eos_id, 0, inputs[:, 1:])
     result = self.generate(
       params,
       source,
-      jnp.broadcast_to(jnp.float32(threshold), source.shape[:1]),
-      max_decode_length=length,
+      thresholds,
+      max_decode_length=max_decode_length or inputs.shape[1],
+      sampler=sampler,
+      seeds=seeds,
+      prompts=prompts,
+      eos_id=eos_id,
     )
     is_token = result.num_layers_used > 0
-    return result.tokens, {
+    outputs = {
+      'tokens': result.tokens,
       'scores': result.log_probs,
       'exits': jnp.where(is_token, result.num_layers_used, -1),
       'confidences': jnp.where(is_token, result.confidences, -1.0),
     }
+    outputs = {k: x.reshape(*shape, *x.shape[1:]) for k, x in outputs.items()}
+    order = jnp.argsort(outputs['scores'], axis=1)
+    if not return_all_decodes:
+      order = order[:, -1:]
+    outputs = {
+      name: jnp.take_along_axis(
+        x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1
+      )
+      for name, x in outputs.items()
+    }
+    if not return_all_decodes:
+      outputs = {name: x[:, 0] for name, x in outputs.items()}
+    return outputs.pop('tokens'), outputs
 
   def generate(
     self,
@@ -193,60 +247,132 @@ class EncoderDecoderModel:
     *,
     max_decode_length: int,
     trace: bool = False,
+    sampler: sampling.Sampler | None = None,
+    seeds: jax.Array | None = None,
+    prompts: jax.Array | None = None,
+    eos_id: int = EOS_ID,
   ) -> decoding.DecodeResult:
-    """Generates greedily, each row leaving the decoder at its own threshold.
+    """Generates, each row leaving the decoder at its own threshold.
 
-    Several thresholds for one source cost one encoding of it.
+    Several rows for one source cost one encoding of it.
 
     Args:
       params: parameters of the module.
       encoder_input_tokens: [sources, source]; rows of zeros generate nothing.
-      thresholds: [sources] or [sources, thresholds], in [0, 1]; run time
-        values, so that a whole grid shares one compiled program.
+      thresholds: [sources] or [sources, rows], in [0, 1]; run time values, so
+        that a whole grid shares one compiled program.
       max_decode_length: longest output in tokens, EOS included.
       trace: whether to record every layer's confidence and best token.
+      sampler: draws tokens from the distribution of the layer where they
+        leave; the most probable one if None.
+      seeds: uint32 of the thresholds' shape, for the sampler: a row's draws
+        depend on its own seed, not on its place in the batch.
+      prompts: [sources, length] tokens that outputs start with, 0 after them.
+        The full model reads them: their positions use all layers.
+      eos_id: the token that ends an output.
 
     Returns:
-      The generated rows, [sources] or [sources * thresholds] of them.
+      The generated rows, [sources] or [sources * rows] of them.
+
+    Raises:
+      ConfigError: the oracle with a sampler.
     """
     per_source = thresholds.size // encoder_input_tokens.shape[0]
+
+    def by_row(array):
+      return jnp.repeat(array, per_source, axis=0)
+
     encoded = self.module.apply(
       {'params': params}, encoder_input_tokens, method='encode'
     )
-    tokens = jnp.repeat(encoder_input_tokens, per_source, axis=0)
-    encoded = jnp.repeat(encoded, per_source, axis=0)
+    tokens, encoded = by_row(encoder_input_tokens), by_row(encoded)
+    prompts = None if prompts is None else by_row(prompts)
     thresholds = thresholds.reshape(-1)
     batch_size = tokens.shape[0]
-    decoder = self._decoder(params, trace)
+    decoder = self._decoder(params, trace, sampler)
     constants = decoder.constants(encoded, tokens, max_decode_length)
+    row_keys = None
+    if sampler is not None:
+      row_keys = jax.vmap(jax.random.key)(seeds.reshape(-1))
 
     def tokens_to_step(previous, position, undecided, cache):
       in_force = self.threshold_schedule(
         thresholds, position, max_decode_length
       )
-      return decoder(previous, position, undecided, in_force, constants, cache)
+      is_prompt = decoding.prompt_at(prompts, position) != 0
+      in_force = jnp.where(is_prompt, 1.0, in_force)
+      keys = ()
+      if row_keys is not None:
+        keys = (jax.vmap(jax.random.fold_in, (0, None))(row_keys, position),)
+      return decoder(
+        previous, position, undecided, in_force, constants, cache, *keys
+      )
 
-    return decoding.greedy_decode(
+    return decoding.decode(
       tokens_to_step,
       decoder.empty_cache(batch_size, max_decode_length),
       batch_size=batch_size,
       max_decode_length=max_decode_length,
-      eos_id=EOS_ID,
+      eos_id=eos_id,
       num_traced=self.config.num_decoder_layers if trace else 0,
       is_padding=jnp.all(tokens == 0, axis=-1),
       row_lengths=self.output_length and self.output_length(tokens),
+      prompts=prompts,
     )
 
-  def _decoder(self, params, trace):
+  def beam_search(
+    self,
+    params: Params,
+    encoder_input_tokens: jax.Array,
+    *,
+    num_beams: int,
+    max_decode_length: int,
+    alpha: float = 0.6,
+    eos_id: int = EOS_ID,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Beam search with the full model: see `beam_search.beam_decode`.
+
+    Returns:
+      Tokens [sources, beams, target] and scores [sources, beams], the best
+      last.
+    """
+    encoded = self.module.apply(
+      {'params': params}, encoder_input_tokens, method='encode'
+    )
+    tokens = jnp.repeat(encoder_input_tokens, num_beams, axis=0)
+    encoded = jnp.repeat(encoded, num_beams, axis=0)
+    decoder = layer_loop.EarlyExitDecoder(
+      params, self.config, confidence.StaticExit()
+    )
+    constants = decoder.constants(encoded, tokens, max_decode_length)
+    return beam_search.beam_decode(
+      lambda token, position, cache: decoder.full_model_logits(
+        token, position, constants, cache
+      ),
+      decoder.empty_cache(tokens.shape[0], max_decode_length),
+      batch_size=encoder_input_tokens.shape[0],
+      num_beams=num_beams,
+      max_decode_length=max_decode_length,
+      eos_id=eos_id,
+      alpha=alpha,
+    )
+
+  def _decoder(self, params, trace, sampler):
     decoder = layer_loop.EarlyExitDecoder(
       params,
       self.config,
       self.measure,
       exit_layers=self.exit_layers,
       propagation=self.propagation,
+      sampler=sampler,
       trace=trace,
     )
     if isinstance(self.measure, oracle.Oracle):
+      if sampler is not None:
+        raise errors.ConfigError(
+          'The oracle compares best tokens, so it cannot draw them; choose'
+          ' another measure for a sampler.'
+        )
       return oracle.OracleDecoder(decoder)
     return decoder
 

@@ -31,6 +31,7 @@ ROOMS = (
   't5',
   'early_exit',
   'decoding',
+  'beam_search',
   'cross_entropy',
   'losses',
   'consistency_losses',

@@ -30,7 +30,7 @@ def _recite(previous, position, undecided, cache):
 
 
 def _decode(max_decode_length=5, **kwargs):
-  return decoding.greedy_decode(
+  return decoding.decode(
     _recite,
     None,
     batch_size=3,
@@ -66,7 +66,7 @@ def test_each_token_is_fed_in_at_the_next_position():
     result, cache = _recite(previous, position, undecided, cache)
     return result.replace(confidence=previous.astype(jnp.float32)), cache
 
-  result = decoding.greedy_decode(
+  result = decoding.decode(
     spy,
     None,
     batch_size=3,
@@ -89,7 +89,7 @@ def test_loop_ends_when_all_rows_have():
     result, _ = _recite(previous, position, undecided, None)
     return result.replace(token=jnp.full(3, EOS)), cache + 1
 
-  result = decoding.greedy_decode(
+  result = decoding.decode(
     ends_at_once,
     jnp.int32(0),
     batch_size=3,
@@ -122,3 +122,31 @@ def test_proportional_length_by_hand():
   assert longest.tolist() == [6, 7, 1]
   with pytest.raises(errors.ConfigError, match='positive sum'):
     decoding.ProportionalLength(ratio=0.5, extra=-1)
+
+
+def test_prompts_are_said_first_and_cost_nothing():
+  def spy(previous, position, undecided, cache):
+    result, cache = _recite(previous, position, undecided, cache)
+    return result.replace(confidence=previous.astype(jnp.float32)), cache
+
+  prompts = jnp.array([[4, 4], [3, 0], [0, 0]])
+  result = decoding.decode(
+    spy,
+    None,
+    batch_size=3,
+    max_decode_length=5,
+    eos_id=EOS,
+    num_traced=2,
+    prompts=prompts,
+  )
+  np.testing.assert_array_equal(
+    result.tokens, [[4, 4, 1, 0, 0], [3, 1, 0, 0, 0], [2, 3, 4, 5, 6]]
+  )
+  # What was forced is fed in like any other token.
+  np.testing.assert_array_equal(
+    result.confidences, [[0, 0, 4, 0, 0], [0, 3, 0, 0, 0], [0, 2, 3, 4, 5]]
+  )
+  np.testing.assert_array_equal(
+    result.num_layers_used, [[0, 0, 2, 0, 0], [0, 2, 0, 0, 0], [2] * 5]
+  )
+  np.testing.assert_allclose(result.log_probs, [-1, -1, -20])

@@ -8,12 +8,13 @@ import pytest
 import scipy.special
 from testing import tiny_t5
 
-from calm_jax import models
+from calm_jax import errors, models
 from calm_jax.cli import gin_setup
 from calm_jax.early_exit import (
   confidence,
   oracle,
   propagation,
+  sampling,
   schedule,
   top_k,
 )
@@ -154,3 +155,90 @@ def _model_of(names, bindings=()):
     return models.EncoderDecoderModel(network.Transformer(config))
   finally:
     gin.clear_config()
+
+
+def _decode_batch(rows=3):
+  return {
+    'encoder_input_tokens': tiny_t5.sources(rows),
+    'decoder_input_tokens': np.zeros((rows, 6), np.int32),
+  }
+
+
+def test_several_decodes_come_from_the_worst_to_the_best(model_and_params):
+  model, params = model_and_params
+  options = {
+    'threshold': 0.3,
+    'num_decodes': 4,
+    'sampler': sampling.Sampler(temperature=2.0),
+  }
+  batch, rng = _decode_batch(), jax.random.key(3)
+  tokens, aux = model.predict_batch_with_aux(
+    params, batch, rng, return_all_decodes=True, **options
+  )
+  assert tokens.shape == (3, 4, 6) and aux['exits'].shape == (3, 4, 6)
+  assert (np.diff(aux['scores'], axis=1) >= 0).all()
+  assert len({tuple(x) for x in np.asarray(tokens[0]).tolist()}) > 1
+  best, best_aux = model.predict_batch_with_aux(params, batch, rng, **options)
+  np.testing.assert_array_equal(best, tokens[:, -1])
+  np.testing.assert_array_equal(best_aux['scores'], aux['scores'][:, -1])
+
+
+def test_several_greedy_decodes_are_refused(model_and_params):
+  model, params = model_and_params
+  with pytest.raises(errors.ConfigError, match='needs a sampler'):
+    model.predict_batch_with_aux(params, _decode_batch(), num_decodes=2)
+
+
+def test_a_prompt_of_its_own_output_changes_nothing(model_and_params):
+  model, params = model_and_params
+  batch = _decode_batch()
+  free, _ = model.predict_batch_with_aux(params, batch)
+  prompt = np.zeros((3, 6), np.int32)
+  prompt[:, 1:3] = free[:, :2]  # After the start symbol.
+  tokens, aux = model.predict_batch_with_aux(
+    params,
+    {**batch, 'decoder_input_tokens': prompt},
+    prompt_with_targets=True,
+  )
+  assert (np.asarray(free)[:, :2] > models.EOS_ID).all(), 'choose other sources'
+  np.testing.assert_array_equal(tokens, free)
+  assert (np.asarray(aux['exits'])[:, :2] == -1).all()
+
+
+def test_a_prompt_is_read_by_the_full_model(model_and_params):
+  model, params = model_and_params
+  sources = tiny_t5.sources(2)
+  prompts = np.int32([[5, 6], [7, 0]])
+  result = model.generate(
+    params, sources, jnp.zeros(2), max_decode_length=4, prompts=prompts
+  )
+  used = np.asarray(result.num_layers_used)
+  assert used[0, :2].tolist() == [0, 0] and used[1, 0] == 0
+  # At threshold 0 the others leave at layer 1.
+  assert used[0, 2] == 1 and used[1, 1] == 1
+  inputs = np.int32([[0, 5, 6]])
+  states = model.module.apply(
+    {'params': params},
+    model.module.apply({'params': params}, sources[:1], method='encode'),
+    sources[:1],
+    inputs,
+    np.ones_like(inputs),
+    method='decode_all_layers',
+  )
+  logits = model.module.apply(
+    {'params': params}, states[0, 0, 2], method='logits_from_hidden'
+  )
+  assert result.tokens[0, 2] == np.argmax(logits)
+
+
+def test_another_token_may_end_a_row(model_and_params):
+  model, params = model_and_params
+  sources = tiny_t5.sources(2)
+  free = model.generate(params, sources, jnp.ones(2), max_decode_length=6)
+  eos = int(free.tokens[0, 2])
+  result = model.generate(
+    params, sources, jnp.ones(2), max_decode_length=6, eos_id=eos
+  )
+  row = np.asarray(result.tokens[0])
+  end = row.tolist().index(eos)
+  assert end <= 2 and (row[end + 1 :] == 0).all()

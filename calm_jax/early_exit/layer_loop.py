@@ -225,6 +225,42 @@ class EarlyExitDecoder:
     Returns:
       The result of each row, and the cache with this position added.
     """
+    call = _TokenCall(
+      position, thresholds, constants, self._predictor(sample_keys)
+    )
+    state = self._run(token, undecided, call, cache)
+    result = state.result
+    if not self.measure.predicts:
+      prediction = call.predict(self._logits(state.hidden))
+      result = result.replace(
+        token=prediction.token, log_prob=prediction.log_prob
+      )
+    return result, _with_exit_state(state, position)
+
+  def full_model_logits(
+    self,
+    token: Int[Array, ' batch'],
+    position: Int[Array, ''],
+    constants: DecoderConstants,
+    cache: DecoderCache,
+  ) -> tuple[Float[Array, 'batch vocab'], DecoderCache]:
+    """One token through all layers: the logits, for searches over sequences.
+
+    Args:
+      token, position, constants, cache: as for `__call__`.
+
+    Returns:
+      Logits of the next token, and the cache with this position added.
+    """
+    silent = self.replace(measure=confidence_lib.StaticExit(), trace=False)
+    thresholds = jnp.ones(token.shape)
+    call = _TokenCall(position, thresholds, constants, self._predictor(None))
+    undecided = jnp.ones(token.shape, bool)
+    state = silent._run(token, undecided, call, cache)
+    return self._logits(state.hidden), _with_exit_state(state, position)
+
+  def _run(self, token, undecided, call, cache) -> _LayerState:
+    """The layers that the token needs."""
     embedded = self._transformer(token, method='embed')
     state = _LayerState(
       hidden=embedded,
@@ -233,21 +269,8 @@ class EarlyExitDecoder:
       result=self._no_result(token.shape[0]),
       cache=cache,
     )
-    call = _TokenCall(
-      position, thresholds, constants, self._predictor(sample_keys)
-    )
     measured = self.measure.start_token(self.config, token.shape[0])
-    state = self._run_from(1, state, measured, call)
-    result = state.result
-    if not self.measure.predicts:
-      prediction = call.predict(self._logits(state.hidden))
-      result = result.replace(
-        token=prediction.token, log_prob=prediction.log_prob
-      )
-    exit_states = lax.dynamic_update_slice(
-      state.cache.exit_states, state.propagated[:, None], (0, position, 0)
-    )
-    return result, state.cache.replace(exit_states=exit_states)
+    return self._run_from(1, state, measured, call)
 
   def _predictor(self, sample_keys):
     """Prediction of logits, drawn by the sampler if there is one."""
@@ -426,6 +449,14 @@ class EarlyExitDecoder:
     return network.DecoderLayer(self.config).apply(
       {'params': self.params['decoder'][f'layers_{i}']}, *args, method=method
     )
+
+
+def _with_exit_state(state: _LayerState, position) -> DecoderCache:
+  """The cache, with what skipped layers will see of this position."""
+  exit_states = lax.dynamic_update_slice(
+    state.cache.exit_states, state.propagated[:, None], (0, position, 0)
+  )
+  return state.cache.replace(exit_states=exit_states)
 
 
 def _record(result, layer, undecided, answer):
