@@ -59,6 +59,12 @@ class ConfidenceCost(abc.ABC):
     del sizes
     return np.zeros(np.shape(positions))
 
+  def per_skipped_exit(self, sizes: network_sizes.NetworkSizes) -> float:
+    """Operations for a token that left below an exit where a later one is
+    measured: what the measure must know of it there."""
+    del sizes
+    return 0.0
+
   def _measurements(self, exits: tuple[int, ...]) -> np.ndarray:
     """[E]: how often it measured until each exit; never at the last layer."""
     return np.minimum(np.arange(1, len(exits) + 1), len(exits) - 1)
@@ -160,6 +166,9 @@ class AttentionClassifier(ChosenOnly):
     fixed = 2.0 * sizes.emb_dim * width * (3 + self.residual)
     head = _dense((width, *self.hidden_dims, 1))
     return fixed + head + 4.0 * width * np.asarray(positions, np.float64)
+
+  def per_skipped_exit(self, sizes):
+    return 4.0 * sizes.emb_dim * self.width  # its key and value
 
 
 def _dense(dims: tuple[int, ...]) -> float:

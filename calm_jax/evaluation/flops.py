@@ -18,7 +18,8 @@ used, T tokens of its sequence.
       source projection      4 x d a          per layer that any token reached
     once per skipped layer
       propagation            4 d a            if a later token reached the layer
-    confidence and choice    see `confidence_cost`; the full model: 2 d V
+    confidence and choice
+      see `confidence_cost`; the full model: 2 d V
 
 Choices of ours where the sources are silent: the source is projected for layers
 that some token reached (the paper's reductions for SQuAD, whose outputs have
@@ -72,6 +73,8 @@ def flops_per_token(
   positions = np.arange(1, used.shape[1] + 1)
   self_attention, cross_attention = _attention(sizes, positions, lengths)
   confidence, output = _confidence(sizes, used, positions, cost, exits)
+  below_last = np.array(exits[:-1], np.int64) - 1
+  confidence += cost.per_skipped_exit(sizes) * skipped[below_last].sum()
   totals = {
     'self_attention': (used * self_attention).sum(),
     'cross_attention': (used * cross_attention).sum(),
@@ -97,8 +100,9 @@ def flops_of_histogram(
   """The same from summaries: how many tokens used 1..L layers.
 
   Takes layers and positions as independent, and every sequence as one whose
-  last token uses the deepest layer of all. So source projection and propagation
-  are upper bounds, and the rest is exact where the independence holds.
+  last token uses the deepest layer of all. So source projection, propagation
+  and what an attention classifier keeps of skipped exits are upper bounds; the
+  rest is exact where the independence holds.
 
   Args:
     sizes: of the network.
@@ -131,6 +135,10 @@ def flops_of_histogram(
     for layer, share in zip(layers, shares, strict=True)
   ]
   confidence, output = shares @ np.array(by_layer)
+  # Exits that a token skipped, and the deepest layer measured at.
+  measured = [x for x in exits[:-1] if x <= deepest]
+  skipped = sum((layers < x) @ shares for x in measured)
+  confidence += cost.per_skipped_exit(sizes) * skipped
   projected = _key_value(sizes) * deepest * source_length
   return contracts.Flops(
     self_attention=mean * float(self_attention[0]),

@@ -27,7 +27,7 @@ def cost_of(measure: str) -> confidence_cost.ConfidenceCost | None:
     return None
   try:
     return make(knobs)
-  except (KeyError, TypeError):
+  except (KeyError, TypeError, ValueError):
     return None  # Knobs of another version.
 
 
@@ -44,6 +44,15 @@ def parse(text: str) -> tuple[str, _Knobs]:
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     pass
   return text, {}
+
+
+def classifier_of(measure: str) -> tuple[str, _Knobs] | None:
+  """Kind and sizes of a measure's exit classifier; None if it has none."""
+  name, knobs = parse(measure)
+  kind = knobs.get('classifier')
+  if name != 'ClassifierConfidence' or not isinstance(kind, tuple):
+    return None
+  return kind
 
 
 def _parsed_call(node: ast.Call) -> tuple[str, _Knobs]:
@@ -75,8 +84,11 @@ def _classifier(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
       hidden_dims=sizes['head_hidden_dims'],
       residual=sizes['residual'],
     )
-  hidden = (sizes['hidden_dim'],) if kind == 'Mlp' else ()
-  return confidence_cost.Classifier(hidden)
+  if kind == 'Mlp':
+    return confidence_cost.Classifier((sizes['hidden_dim'],))
+  if kind == 'Linear':
+    return confidence_cost.Classifier()
+  raise KeyError(kind)  # A kind of the user's own.
 
 
 def _always(

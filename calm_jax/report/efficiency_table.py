@@ -97,7 +97,7 @@ def _row(pair: pairs.Pair) -> EfficiencyRow:
       metric=result.metric,
       consistency=result.consistency,
       tolerance=result.tolerance,
-      measure=pair.measure_class,
+      measure=pair.measure,
       num_decoder_layers=pair.num_decoder_layers,
     ),
   )

@@ -6,7 +6,6 @@ CalibrationResult, EvaluationResult -> Pair -> tables, page
 import dataclasses
 
 from calm_jax import contracts, errors
-from calm_jax.evaluation import measure_costs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +39,6 @@ class Pair:
   def measure(self) -> str:
     """repr of the confidence measure; '' in files that do not tell it."""
     return self.calibration.dump.get('measure', '')
-
-  @property
-  def measure_class(self) -> str:
-    return measure_costs.parse(self.measure)[0]
 
   @property
   def num_decoder_layers(self) -> int:

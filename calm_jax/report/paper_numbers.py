@@ -9,6 +9,8 @@ metric, objective, tolerance, measure and number of decoder layers.
 import dataclasses
 from collections.abc import Iterator
 
+from calm_jax.evaluation import measure_costs
+
 SOURCE = 'Schuster et al. 2022 (arXiv 2207.07061), Table 2'
 FAILURE_PROB = 0.05
 NUM_DECODER_LAYERS = 8
@@ -81,11 +83,6 @@ _METRICS = {
   ('SQuAD', 'textual'): 'token_f1',
   ('SQuAD', 'risk'): 'token_f1',
 }
-_MEASURES = {
-  'SoftmaxTopTwoGap': 'softmax',
-  'HiddenStateSaturation': 'state',
-  'LinearExitClassifier': 'classifier',
-}
 
 
 def find(
@@ -101,7 +98,7 @@ def find(
 
   Args:
     task, metric, consistency, tolerance: of our result.
-    measure: the name of the measure's class.
+    measure: repr of our measure.
     num_decoder_layers: of our network.
   """
   paper_task = _TASK_NAMES.get(task)
@@ -110,7 +107,7 @@ def find(
     or _METRICS.get((paper_task, consistency)) != metric
   ):
     return None
-  wanted = (paper_task, consistency, tolerance, _MEASURES.get(measure))
+  wanted = (paper_task, consistency, tolerance, _paper_measure(measure))
   return next(
     (
       row
@@ -119,3 +116,15 @@ def find(
     ),
     None,
   )
+
+
+def _paper_measure(measure: str) -> str | None:
+  """The paper's name of a measure; None if the paper has no such."""
+  name, _ = measure_costs.parse(measure)
+  if name == 'SoftmaxTopTwoGap':
+    return 'softmax'
+  if name == 'HiddenStateSaturation':
+    return 'state'
+  kind, options = measure_costs.classifier_of(measure) or ('', {})
+  is_plain = not (options.get('norm') or options.get('per_layer'))
+  return 'classifier' if kind == 'Linear' and is_plain else None

@@ -37,6 +37,10 @@ def measure_name(measure: str) -> str:
   if name == 'TopKPropagation':
     k = knobs.get('k')
     return f'top-k, K {k}' if isinstance(k, int) else 'top-k, K falling'
+  if classifier := measure_costs.classifier_of(measure):
+    kind, options = classifier
+    width = options.get('width', options.get('hidden_dim'))
+    return f'{kind} classifier'.lower() + (f', {width}' if width else '')
   return _MEASURES.get(name, name)
 
 

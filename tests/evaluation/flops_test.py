@@ -102,6 +102,9 @@ def counted(name, used, source_lengths):
       for layer in range(n + 1, L + 1):
         if any(later >= layer for later in row[t + 1 :]):
           total['propagation'] += 2 * (2 * 16 * 10)
+          if name == 'attention' and layer < L:
+            # The classifier's own key and value of width 6.
+            total['confidence'] += 2 * (2 * 16 * 6)
   return {key: value / num_tokens for key, value in total.items()}
 
 
@@ -333,6 +336,9 @@ def test_the_manifest_s_text_gives_the_cost():
     '(' * 5000,
     'a.SoftmaxTopTwoGap()',
     'SoftmaxTopTwoGap(1)',
+    'ClassifierConfidence(classifier=Mine(width=3))',
+    'ClassifierConfidence(classifier=3)',
+    'ClassifierConfidence(classifier="ab")',
     '\x00',
   ],
 )
@@ -344,6 +350,30 @@ def test_nested_objects_are_parsed():
   assert measure_costs.parse('A(b=C(d=(1, 2)), e="x")') == (
     'A',
     {'b': ('C', {'d': (1, 2)}), 'e': 'x'},
+  )
+
+
+def test_an_attention_classifier_needs_states_of_skipped_exits():
+  """A token that leaves at 2 instead of 1: one measurement more, and one key
+  and value less that a later token would have needed at exit 2."""
+  cost = COSTS['attention']
+  early, late = (
+    flops.flops_per_token(SIZES, np.array([row]), np.array([3]), cost)
+    for row in ([1, 2, 4], [2, 2, 4])
+  )
+  key_value = 2 * (2 * 16 * 6)
+  assert (late.confidence - early.confidence) * 3 == (
+    beside('attention', 2, 1) - key_value
+  )
+
+
+def test_layers_without_an_exit_are_nothing_to_a_classifier():
+  """Exits 2 and 4 only: all three tokens are measured at 2, none skips it."""
+  got = flops.flops_per_token(
+    SIZES, np.array([[2, 2, 4]]), np.array([3]), COSTS['attention'], (2, 4)
+  )
+  assert got.confidence * 3 == sum(
+    beside('attention', 2, position) for position in (1, 2, 3)
   )
 
 

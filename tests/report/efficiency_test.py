@@ -45,20 +45,25 @@ def test_the_table_is_the_paper_s():
   assert sums['SQuAD'] == pytest.approx((25.02, 39.57, 17.91))
 
 
+STATE = 'HiddenStateSaturation(rescale=False)'
+LINEAR = "ClassifierConfidence(classifier=Linear(name='linear', norm={}))"
+
 CNN = {
   'task': 'cnn_dailymail_v002',
   'metric': 'rouge_l',
   'consistency': 'textual',
   'tolerance': 0.1,
-  'measure': 'SoftmaxTopTwoGap',
+  'measure': 'SoftmaxTopTwoGap()',
   'num_decoder_layers': 8,
 }
 
 
 def test_the_paper_s_row_of_the_same_question():
   assert paper_numbers.find(**CNN).layers == 5.73
-  state = {**CNN, 'measure': 'HiddenStateSaturation', 'tolerance': 0.25}
+  state = {**CNN, 'measure': STATE, 'tolerance': 0.25}
   assert paper_numbers.find(**state).layers == 7.97
+  linear = {**CNN, 'measure': LINEAR.format(False)}
+  assert paper_numbers.find(**linear).layers == 7.16
   squad = {'task': 'squad_v010_allanswers', 'metric': 'token_f1'}
   assert paper_numbers.find(**{**CNN, **squad}).speedup == 1.63
 
@@ -72,7 +77,12 @@ def test_the_paper_s_row_of_the_same_question():
     {'consistency': 'risk'},  # The paper has no risk of 0.1.
     {'consistency': 'risk_difference', 'tolerance': 0.05},
     {'tolerance': 0.15},
-    {'measure': 'TopKPropagation'},
+    {'measure': 'TopKPropagation(k=64)'},
+    {'measure': LINEAR.format(True)},
+    {'measure': 'ClassifierConfidence(classifier=Mlp(hidden_dim=256))'},
+    {'measure': 'ClassifierConfidence()'},
+    {'measure': 'ClassifierConfidence(classifier="ab")'},
+    {'measure': ''},
     {'num_decoder_layers': 12},
   ],
 )
@@ -110,7 +120,7 @@ def test_the_order_is_the_paper_s(results):
     make_pair(results, consistency='risk', tolerance=0.02),
     make_pair(results, tolerance=0.25),
     make_pair(results),
-    make_pair(results, measure='HiddenStateSaturation(rescale=False)'),
+    make_pair(results, measure=STATE),
   ]
   rows = efficiency_table.efficiency_rows(several)
   assert [(x.consistency, x.tolerance, x.measure) for x in rows] == [

@@ -108,6 +108,13 @@ def test_texts_above_the_tolerance_are_counted_or_bounded(results):
     ('TopKPropagation(k=64, taken_at=None)', 'top-k, K 64'),
     ('TopKPropagation(k=(64, 8))', 'top-k, K falling'),
     ('HiddenStateSaturation(rescale=True)', 'hidden state'),
+    ('ClassifierConfidence(classifier=Linear())', 'linear classifier'),
+    (
+      'ClassifierConfidence(classifier=Attention(width=64))',
+      'attention classifier, 64',
+    ),
+    ('ClassifierConfidence(classifier=Mlp(hidden_dim=9))', 'mlp classifier, 9'),
+    ('ClassifierConfidence(classifier="x")', 'ClassifierConfidence'),
     ('Mine(a=1)', 'Mine'),
     ('<b>', '<b>'),
   ],
