@@ -50,9 +50,10 @@ def classifier_of(measure: str) -> tuple[str, _Knobs] | None:
   """Kind and sizes of a measure's exit classifier; None if it has none."""
   name, knobs = parse(measure)
   kind = knobs.get('classifier')
-  if name != 'ClassifierConfidence' or not isinstance(kind, tuple):
-    return None
-  return kind
+  match name, kind:
+    case 'ClassifierConfidence', (str(), dict()):
+      return kind
+  return None
 
 
 def _parsed_call(node: ast.Call) -> tuple[str, _Knobs]:
@@ -69,6 +70,9 @@ def _parsed_call(node: ast.Call) -> tuple[str, _Knobs]:
 
 
 def _top_k(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
+  k = knobs['k']
+  if not all(type(x) is int for x in (k if isinstance(k, tuple) else (k,))):
+    raise TypeError('k is no number of tokens')
   return confidence_cost.TopK(
     k=knobs['k'],
     taken_at=knobs['taken_at'],

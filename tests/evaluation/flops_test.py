@@ -339,11 +339,14 @@ def test_the_manifest_s_text_gives_the_cost():
     'ClassifierConfidence(classifier=Mine(width=3))',
     'ClassifierConfidence(classifier=3)',
     'ClassifierConfidence(classifier="ab")',
+    'ClassifierConfidence(classifier=(1, 2, 3))',
+    'TopKPropagation(k="a", taken_at=None, last_layer_from_k=False)',
     '\x00',
   ],
 )
 def test_text_that_is_no_measure_has_no_cost(text):
   assert measure_costs.cost_of(text) is None
+  assert measure_costs.classifier_of(text) in (None, ('Mine', {'width': 3}))
 
 
 def test_nested_objects_are_parsed():
