@@ -8,7 +8,7 @@ only.
 import dataclasses
 import math
 
-from calm_jax import errors, json_records
+from calm_jax import json_records, record_checks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Flops(json_records.Record):
 
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
-      _require(
+      record_checks.require(
         math.isfinite(value) and value >= 0.0,
         f'{name} must be at least 0 operations, got {value}',
       )
@@ -67,7 +67,7 @@ class Milliseconds(json_records.Record):
 
   def __post_init__(self):
     ordered = (self.lower_quartile, self.median, self.upper_quartile)
-    _require(
+    record_checks.require(
       all(map(math.isfinite, (self.mean, *ordered)))
       and self.mean > 0.0
       and 0.0 < ordered[0] <= ordered[1] <= ordered[2],
@@ -93,13 +93,8 @@ class Speed(json_records.Record):
   repeats: int
 
   def __post_init__(self):
-    _require(
+    record_checks.require(
       self.num_batches >= 1 and self.repeats >= 1,
       'a speed needs at least one batch and one repeat, got'
       f' {self.num_batches} and {self.repeats}',
     )
-
-
-def _require(condition: bool, message: str) -> None:
-  if not condition:
-    raise errors.DataError(f'{message}.')

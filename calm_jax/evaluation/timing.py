@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from calm_jax import contracts, errors, json_records
+from calm_jax import contracts, json_records, record_checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Timing(json_records.Record):
   tokens_timed: int
 
   def __post_init__(self):
-    _require(
+    record_checks.require(
       self.tokens_timed >= 1,
       f'tokens_timed must be positive, got {self.tokens_timed}',
     )
@@ -51,11 +51,11 @@ class Timings(json_records.Record):
   machine: str
 
   def __post_init__(self):
-    _require(
+    record_checks.require(
       self.full.threshold == 1.0,
       f'the full model runs at threshold 1, got {self.full.threshold}',
     )
-    _require(
+    record_checks.require(
       self.batch_size >= 1,
       f'batch_size must be positive, got {self.batch_size}',
     )
@@ -97,8 +97,3 @@ def milliseconds(
     median=median,
     upper_quartile=upper,
   )
-
-
-def _require(condition: bool, message: str) -> None:
-  if not condition:
-    raise errors.DataError(f'{message}.')

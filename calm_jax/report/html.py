@@ -29,7 +29,7 @@ from calm_jax.report import (
   pairs,
   provenance,
   sample_view,
-  table,
+  summary_rows,
   visible_text,
   wording,
 )
@@ -112,7 +112,7 @@ def render(
     measured=wording.measured(calibration, evaluation),
     limits=limits.limits(calibration, evaluation),
     metric=wording.metric_name(evaluation.metric),
-    rows=table.summary_rows(calibration, evaluation),
+    rows=summary_rows.summary_rows(calibration, evaluation),
     efficiency=efficiency_table.efficiency_rows([pair, *others]),
     confidence=wording.percent(1 - calibration.failure_prob),
     pictures=pictures,

@@ -22,6 +22,7 @@ from calm_jax.evaluation import (
   measure_costs,
   network_sizes,
 )
+from calm_jax.study import cost_table
 from calm_jax.t5 import network
 
 L, V = 4, 100
@@ -178,15 +179,7 @@ def test_exits_that_are_not_everywhere():
 
 def test_calm_s_gap_between_layers_and_operations():
   """8 layers of CALM's size: the whole softmax costs more than it saves."""
-  sizes = network_sizes.NetworkSizes(
-    emb_dim=512,
-    num_heads=6,
-    head_dim=64,
-    mlp_dim=1024,
-    num_mlp_inputs=2,
-    num_decoder_layers=8,
-    vocab_size=32128,
-  )
+  sizes = cost_table.SIZES
   source = np.array([512])
   full = flops.flops_per_token(sizes, np.full((1, 82), 8), source)
   used = np.array([[5, 6, 6, 6] * 20])
@@ -264,14 +257,13 @@ def test_xla_counts_a_layer_as_the_formula_does():
     .compile()
   )
   counted_by_xla = compiled.cost_analysis()['flops']
-  sizes = network_sizes.NetworkSizes(
+  sizes = dataclasses.replace(
+    SIZES,
     emb_dim=96,
     num_heads=4,
     head_dim=24,
     mlp_dim=256,
-    num_mlp_inputs=2,
     num_decoder_layers=1,
-    vocab_size=64,
   )
   # Zeros before the last position: one token, as if at position 40.
   used = np.ones((1, position), np.int64)
