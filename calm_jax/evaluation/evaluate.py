@@ -113,7 +113,11 @@ def evaluate(
     curve=curve,
     samples=samples.choose(data, column, pieces, num_samples),
     example_losses=example_losses.greatest(
-      data, column, losses[:, column], scores[:, column], num_losses
+      data,
+      column,
+      losses[:, column],
+      scores[:, column],
+      num_losses if column else 0,  # The full model loses nothing.
     ),
     layer_histogram=layer_histogram(
       data.num_layers_used[:, column], manifest.num_decoder_layers

@@ -114,7 +114,7 @@ def render(
     metric=wording.metric_name(evaluation.metric),
     rows=summary_rows.summary_rows(calibration, evaluation),
     efficiency=efficiency_table.efficiency_rows([pair, *others]),
-    confidence=wording.percent(1 - calibration.failure_prob),
+    confidence=_shared_confidence([pair, *others]),
     pictures=pictures,
     samples=[sample_view.view(sample) for sample in evaluation.samples],
     losses=[loss_view.view(example) for example in evaluation.example_losses],
@@ -126,6 +126,20 @@ def render(
     style_hash=_digest(style),
     script_hash=_digest(script),
   )
+
+
+def _shared_confidence(results: Sequence[pairs.Pair]) -> str:
+  """The confidence of all results' guarantees; '' if they differ."""
+  found = {
+    pair.calibration.failure_prob
+    if pair.calibration.guarantee == contracts.HIGH_PROBABILITY
+    else None
+    for pair in results
+  }
+  failure_prob = found.pop()
+  if found or failure_prob is None:
+    return ''
+  return wording.percent(1 - failure_prob)
 
 
 def _finalize(value: object) -> object:

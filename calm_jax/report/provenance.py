@@ -36,9 +36,8 @@ def describe(
   """Gathers what the results and the manifests tell."""
   told = [manifest.command for manifest in manifests]
   told += [pair.evaluation.command, report_command]
-  # `calm demo` made them all at once, and then it is one command.
-  made_at_once = len(set(filter(None, told))) == 1 and len(told) > 2
-  if not made_at_once:
+  # `calm demo` makes dumps, calibration and evaluation by one command.
+  if pair.evaluation.command not in {x.command for x in manifests}:
     # The calibration follows the dump that it was made from.
     told.insert(
       len(_of_split(pair, manifests)), calibrate_command(pair.calibration)
@@ -71,8 +70,8 @@ def calibrate_command(calibration: contracts.CalibrationResult) -> str:
     'calibrate',
     '--dump_dir=CALIBRATION_DUMP',
     '--output=CALIBRATION.json',
-    f'--tolerance={calibration.tolerance:g}',
-    f'--failure_prob={calibration.failure_prob:g}',
+    f'--tolerance={calibration.tolerance}',
+    f'--failure_prob={calibration.failure_prob}',
     f'--consistency={calibration.consistency}',
     f'--metric={calibration.metric}',
   ]

@@ -250,6 +250,7 @@ def test_nothing_certified():
   assert result.calibrated.threshold == 1.0
   assert result.calibrated.loss_upper_95 == 0.0
   assert result.layer_histogram[:-1] == (0,) * (L - 1)
+  assert result.example_losses == (), 'the full model loses nothing'
 
 
 def test_reads_a_dump_from_disk_and_the_result_survives_json(tmp_path):

@@ -215,6 +215,23 @@ def test_hostile_text_is_shown_and_never_obeyed(results, text):
   assert page.text.count(' '.join(shown.split())) > 60
 
 
+def test_the_confidence_of_the_table_is_that_of_all_its_rows(results):
+  pair = pairs.Pair(results.calibration, results.evaluation)
+  weaker = pairs.Pair(
+    dataclasses.replace(
+      results.calibration, guarantee=contracts.IN_EXPECTATION
+    ),
+    results.evaluation,
+  )
+  for others, heading in (
+    ([], 'Efficiency at 95%'),
+    ([pair], 'Efficiency at 95%'),
+    ([weaker], 'Efficiency In the shape'),
+  ):
+    text = Page(report_html.render(pair, (), (), others)).text
+    assert f'{heading}' in text
+
+
 def test_nothing_certified_gives_the_reason(
   results_without_certificate, tmp_path
 ):

@@ -37,6 +37,8 @@ def test_a_demo_is_one_command(results):
     dataclasses.replace(results.evaluation, command=command),
   )
   assert provenance.describe(pair, manifests).commands == (command,)
+  again = provenance.describe(pair, manifests, 'calm report').commands
+  assert again == (command, 'calm report')
 
 
 def test_choices_are_named_as_the_command_line_names_them(results):

@@ -80,6 +80,7 @@ class _Chromium:
       path,
       [path, *flags],
       os.environ,
+      setpgroup=0,  # Its helpers end with it.
       file_actions=[
         (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
         (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
@@ -93,7 +94,7 @@ class _Chromium:
     self.events = []
 
   def close(self):
-    os.kill(self._pid, signal.SIGKILL)
+    os.killpg(self._pid, signal.SIGKILL)
     os.waitpid(self._pid, 0)
     os.close(self._write_to)
     os.close(self._read_from)
