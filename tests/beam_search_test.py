@@ -71,7 +71,8 @@ def _enumerated(table, alpha):
 def test_wide_beams_find_the_best_of_all_sequences(seed, alpha):
   table = _table(seed)
   expected = _enumerated(table, alpha)[:12]
-  tokens, scores = _search(table, 12, alpha)
+  # All continuations of all beams are among the 2 * 20 candidates of a step.
+  tokens, scores = _search(table, 20, alpha)
   for row in range(2):
     found = np.asarray(tokens[row])[::-1][: len(expected)]
     np.testing.assert_array_equal(found, [x for _, x in expected])
@@ -115,21 +116,27 @@ def test_one_beam_is_greedy_decoding(model_and_params):
 def test_beams_score_what_the_model_scores(model_and_params):
   # The reordered caches give the log-likelihood of the whole sequences.
   model, params = model_and_params
-  sources = tiny_t5.sources(2)
+  sources = tiny_t5.sources(8)
   tokens, scores = jax.jit(
     functools.partial(
       model.beam_search, num_beams=4, alpha=0.0, max_decode_length=6
     )
   )(params, sources)
+  compared = 0
   for beam in range(4):
     targets = np.asarray(tokens[:, beam])
+    # A row is scored without the token 0, which stands for padding.
+    whole = [0 not in x[: (*x, 1).index(1)] for x in targets.tolist()]
+    compared += sum(whole)
     batch = {
       'encoder_input_tokens': sources,
       'decoder_input_tokens': np.pad(targets[:, :-1], ((0, 0), (1, 0))),
       'decoder_target_tokens': targets,
     }
+    expected = model.score_batch(params, batch)
     np.testing.assert_allclose(
-      scores[:, beam], model.score_batch(params, batch), rtol=1e-4
+      np.asarray(scores)[whole, beam], np.asarray(expected)[whole], rtol=1e-4
     )
+  assert compared >= 3, 'choose other sources'
   assert len({tuple(x) for x in tokens[0].tolist()}) == 4
   assert models.EOS_ID == EOS

@@ -1,7 +1,7 @@
 """A finished model in one small directory: what a repository can carry.
 
-    params.safetensors     parameters as float16, names joined by '/', with
-                           those of exit classifiers (exit_classifiers/NAME/)
+    params.safetensors     parameters as float16, names joined by '/'
+    exit_classifiers.safetensors   the same of trained exit classifiers, if any
     config.json            sizes, sha256 of the other files, task, training
     sentencepiece.model    the vocabulary
 
@@ -27,6 +27,7 @@ from calm_jax.t5 import network
 
 CONFIG_FILE = 'config.json'
 PARAMS_FILE = 'params.safetensors'
+CLASSIFIERS_FILE = 'exit_classifiers.safetensors'
 VOCABULARY_FILE = 'sentencepiece.model'
 
 
@@ -106,6 +107,7 @@ class _ConfigFile(json_records.Record):
   feature_lengths: dict[str, int]
   training: dict[str, str]
   output_length: dict[str, float] = dataclasses.field(default_factory=dict)
+  classifiers_sha256: str = ''  # '' where there are none
 
 
 def default_bundle_path() -> pathlib.Path:
@@ -143,7 +145,13 @@ def save_bundle(
     for name, leaf in param_trees.flatten(params).items()
   }
   _check_shapes(named, config, 'The tree to be saved')
-  content = safetensors.numpy.save(named)
+  network_params = param_trees.of_network(named)
+  content = safetensors.numpy.save(network_params)
+  classifiers = b''
+  if len(network_params) < len(named):
+    classifiers = safetensors.numpy.save(
+      {x: named[x] for x in named if x not in network_params}
+    )
   config_file = _ConfigFile(
     schema_version=json_records.SCHEMA_VERSION,
     network=_config_to_json(config),
@@ -153,8 +161,13 @@ def save_bundle(
     feature_lengths=dict(info.feature_lengths),
     training={key: str(value) for key, value in info.training.items()},
     output_length=dict(info.output_length),
+    classifiers_sha256=_sha256(classifiers) if classifiers else '',
   )
   json_records.write_bytes_atomically(directory / PARAMS_FILE, content)
+  if classifiers:
+    json_records.write_bytes_atomically(
+      directory / CLASSIFIERS_FILE, classifiers
+    )
   json_records.write_bytes_atomically(directory / VOCABULARY_FILE, vocabulary)
   json_records.write_json_atomically(directory / CONFIG_FILE, config_file)
 
@@ -175,15 +188,13 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
   where = directory / CONFIG_FILE
   config_file = json_records.read_json(where, _ConfigFile)
   config = _config_from_json(config_file.network, where)
-  content = _read_bytes(directory / PARAMS_FILE, config_file.params_sha256)
   _read_bytes(directory / VOCABULARY_FILE, config_file.vocabulary_sha256)
-  try:
-    named = safetensors.numpy.load(content)
-  except (safetensors.SafetensorError, ValueError) as error:
-    raise errors.DataError(
-      f'{directory / PARAMS_FILE} is not a safetensors file: {error}.'
-    ) from error
+  named = _read_arrays(directory / PARAMS_FILE, config_file.params_sha256)
   _check_shapes(named, config, str(directory / PARAMS_FILE))
+  if config_file.classifiers_sha256:
+    named |= _read_arrays(
+      directory / CLASSIFIERS_FILE, config_file.classifiers_sha256
+    )
   return Bundle(
     params=param_trees.unflatten(
       {name: array.astype(np.float32) for name, array in named.items()}
@@ -197,6 +208,16 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
     ),
     vocabulary_path=directory / VOCABULARY_FILE,
   )
+
+
+def _read_arrays(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
+  content = _read_bytes(path, sha256)
+  try:
+    return safetensors.numpy.load(content)
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise errors.DataError(
+      f'{path} is not a safetensors file: {error}.'
+    ) from error
 
 
 def is_bundle(directory: pathlib.Path) -> bool:
