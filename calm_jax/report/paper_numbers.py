@@ -3,7 +3,7 @@
 Schuster et al. 2022, Confident Adaptive Language Modeling, arXiv 2207.07061,
 Table 2: mean over 50 random splits, failure probability 0.05, batch size 1 on
 one TPU. A row may stand beside ours only where the question is the same: task,
-metric, objective, tolerance, measure and number of decoder layers.
+metric, objective, tolerance, confidence, measure and number of layers.
 """
 
 import dataclasses
@@ -91,19 +91,21 @@ def find(
   metric: str,
   consistency: str,
   tolerance: float,
+  failure_prob: float,
   measure: str,
   num_decoder_layers: int,
 ) -> PaperRow | None:
   """Returns the paper's row that answers the same question, if there is one.
 
   Args:
-    task, metric, consistency, tolerance: of our result.
+    task, metric, consistency, tolerance, failure_prob: of our result.
     measure: repr of our measure.
     num_decoder_layers: of our network.
   """
   paper_task = _TASK_NAMES.get(task)
   if (
     num_decoder_layers != NUM_DECODER_LAYERS
+    or failure_prob != FAILURE_PROB
     or _METRICS.get((paper_task, consistency)) != metric
   ):
     return None

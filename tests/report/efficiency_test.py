@@ -53,6 +53,7 @@ CNN = {
   'metric': 'rouge_l',
   'consistency': 'textual',
   'tolerance': 0.1,
+  'failure_prob': 0.05,
   'measure': 'SoftmaxTopTwoGap()',
   'num_decoder_layers': 8,
 }
@@ -77,6 +78,7 @@ def test_the_paper_s_row_of_the_same_question():
     {'consistency': 'risk'},  # The paper has no risk of 0.1.
     {'consistency': 'risk_difference', 'tolerance': 0.05},
     {'tolerance': 0.15},
+    {'failure_prob': 0.1},
     {'measure': 'TopKPropagation(k=64)'},
     {'measure': LINEAR.format(True)},
     {'measure': 'ClassifierConfidence(classifier=Mlp(hidden_dim=256))'},

@@ -232,6 +232,22 @@ def test_the_confidence_of_the_table_is_that_of_all_its_rows(results):
     assert f'{heading}' in text
 
 
+def test_the_paper_s_numbers_stand_in_rows_of_its_task_only(results):
+  ours = pairs.Pair(results.calibration, results.evaluation)
+  task, metric = 'cnn_dailymail_v002', 'rouge_l'
+  dump = {**results.calibration.dump, 'task': task}
+  theirs = pairs.Pair(
+    dataclasses.replace(results.calibration, dump=dump, metric=metric),
+    dataclasses.replace(results.evaluation, task=task, metric=metric),
+  )
+  without = Page(report_html.render(ours, ())).text
+  assert 'paper 5.73' not in without and 'do not stand here' in without
+  both = Page(report_html.render(ours, (), (), [theirs])).text
+  for number in ('paper 5.73', 'paper 0.44', 'paper 1.41'):
+    assert both.count(number) == 1
+  assert both.count('paper ') == 3
+
+
 def test_nothing_certified_gives_the_reason(
   results_without_certificate, tmp_path
 ):
