@@ -4,8 +4,8 @@
     "this layer's best token is the last layer's"
 
 Linear as in CALM (Sec. 3.5), with a hidden layer, or with one layer of causal
-attention over all states of that layer. They read raw states, above a decoder
-layer and before the final norm. Their parameters stand in the network's tree as
+attention over all states of that layer. They read states above a decoder layer,
+before the final norm. Their parameters stand in the network's tree as
 params['exit_classifiers'][name], so checkpoints carry them along.
 
 What DL2-CALM's attention head did differently (and wrong): it thresholded the
@@ -24,7 +24,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
-from calm_jax.t5 import layers
 
 PARAMS = 'exit_classifiers'
 
@@ -47,12 +46,13 @@ class Linear(_Classifier):
 
   Attributes:
     name: of its parameters.
-    norm: divide states by their root mean square first; CALM does not.
+    norm: divide states by their root mean square first, without parameters.
+      CALM does not; raw states of all layers differ much in size.
     per_layer: parameters of its own for each layer 1..L-1.
   """
 
   name: str = 'linear'
-  norm: bool = False
+  norm: bool = True
   per_layer: bool = False
 
   @property
@@ -128,8 +128,6 @@ class _Core(nn.Module):
   num_layers: int
 
   def setup(self):
-    if self.kind.norm:
-      self.state_norm = layers.LayerNorm()
     if self.kind.attends:
       for name in ('query', 'key', 'value'):
         setattr(self, name, nn.Dense(self.kind.width, use_bias=False))
@@ -146,7 +144,11 @@ class _Core(nn.Module):
 
   def normalized(self, states):
     states = states.astype(jnp.float32)
-    return self.state_norm(states) if self.kind.norm else states
+    if not self.kind.norm:
+      return states
+    mean_square = jnp.mean(jnp.square(states), axis=-1, keepdims=True)
+    # A scale per dimension would say nothing that the next kernel cannot.
+    return states * jax.lax.rsqrt(mean_square + 1e-6)
 
   def head(self, features):
     # [..., features] -> [...]
@@ -273,8 +275,7 @@ def init_params(
 
 def num_parameters(kind: _Classifier, emb_dim: int, num_layers: int) -> int:
   """Scalars of a classifier, counted by hand: the table in the docs."""
-  count = emb_dim * kind.norm
-  features = emb_dim
+  count, features = 0, emb_dim
   if kind.attends:
     features = kind.width
     count += (3 + kind.residual) * emb_dim * features

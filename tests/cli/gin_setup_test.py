@@ -8,6 +8,8 @@ import pytest
 
 from calm_jax import errors
 from calm_jax.cli import gin_checks, gin_setup
+from calm_jax.study import plan as plan_lib
+from calm_jax.t5 import network
 from calm_jax.training import loop
 
 TINY = 'gin/experiments/tiny.gin'
@@ -71,8 +73,26 @@ def test_every_model_file_gives_a_model(name):
   )
 
 
+STUDIES = ('gin/experiments/docstrings_measures.gin',)
+
+
+@pytest.mark.parametrize('name', STUDIES)
+def test_every_study_has_a_plan(name):
+  gin_setup.parse([name], [])
+  plan = gin_setup.call(plan_lib.Plan)
+  config = network.T5Config(vocab_size=4096, num_decoder_layers=8)
+  for sweep in plan.sweeps.values():
+    sweep.measure.check(config)
+    assert sweep.thresholds[0] == 1.0
+
+
 @pytest.mark.parametrize(
-  'name', [x for x in GIN_FILES if x.startswith('gin/experiments/')]
+  'name',
+  [
+    x
+    for x in GIN_FILES
+    if x.startswith('gin/experiments/') and x not in STUDIES
+  ],
 )
 def test_every_experiment_lacks_only_its_folder(name):
   assert 'required for MODEL_DIR.' in error_of(files=(name,))

@@ -62,12 +62,19 @@ def test_attention_depends_on_earlier_positions_and_linear_does_not():
 
 def test_linear_is_one_unit_on_the_raw_state():
   # CALM: d + 1 parameters, no norm.
-  kind = classifiers.Linear()
+  kind = classifiers.Linear(norm=False)
   params, states = _params(kind), _states()
   output = params['params']['cores_0']['output']
   expected = states @ output['kernel'][:, 0] + output['bias']
   found = kind.module(LAYERS).apply(params, states, 3)
   np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert classifiers.num_parameters(kind, 512, 8) == 513
+  # With the norm, the size of the state does not matter.
+  kind = classifiers.Linear()
+  found = [
+    kind.module(LAYERS).apply(params, x, 3) for x in (states, 9 * states)
+  ]
+  np.testing.assert_allclose(*found, atol=1e-4)
   assert classifiers.num_parameters(kind, 512, 8) == 513
 
 
@@ -105,7 +112,7 @@ def test_a_missing_or_other_classifier_is_refused():
   with pytest.raises(errors.DataError, match='no exit classifier .linear'):
     measure.check(config, {'encoder': {}})
   other = classifier_confidence.ClassifierConfidence(
-    classifiers.Linear(norm=True)
+    classifiers.Linear(per_layer=True)
   )
   with pytest.raises(errors.DataError, match='are not those of'):
     other.check(config, params)

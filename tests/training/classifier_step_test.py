@@ -23,7 +23,7 @@ from calm_jax.training import (
 MODEL = copying.copying_model(dropout_rate=0.1)
 OPTIMIZER = optimizers.adamw(1e-2)
 OBJECTIVE = classifier_step.ClassifierObjective(
-  (classifiers.Linear(norm=True), classifiers.Attention(width=8, num_heads=2)),
+  (classifiers.Linear(), classifiers.Attention(width=8, num_heads=2)),
   balanced=True,
   skip_prob=0.3,
 )
