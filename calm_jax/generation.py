@@ -23,6 +23,7 @@ import numpy as np
 from calm_jax import decoding, errors, models
 from calm_jax.checkpoints import bundle
 from calm_jax.data import arrays, vocabulary
+from calm_jax.early_exit import sampling
 from calm_jax.t5 import network
 
 
@@ -77,20 +78,34 @@ class TextGenerator:
     self.tokenizer = tokenizer
     self.inputs_length = inputs_length
     self.max_decode_length = max_decode_length
-    self._generate = jax.jit(self._traceable, static_argnames='trace')
+    self._generate = jax.jit(
+      self._traceable, static_argnames=('trace', 'sampler')
+    )
+    self._beam_search = jax.jit(
+      self._traceable_beams, static_argnames='num_beams'
+    )
     self._encode = jax.jit(
       lambda params, tokens: model.module.apply(
         {'params': params}, tokens, method='encode'
       )
     )
 
-  def _traceable(self, params, tokens, thresholds, trace):
+  def _traceable(self, params, tokens, thresholds, trace, **drawing):
     return self.model.generate(
       params,
       tokens,
       thresholds,
       max_decode_length=self.max_decode_length,
       trace=trace,
+      **drawing,
+    )
+
+  def _traceable_beams(self, params, tokens, num_beams):
+    return self.model.beam_search(
+      params,
+      tokens,
+      num_beams=num_beams,
+      max_decode_length=self.max_decode_length,
     )
 
   def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -128,7 +143,14 @@ class TextGenerator:
     self._encode(self.params, jnp.asarray(tokens)).block_until_ready()
 
   def generate_tokens(
-    self, tokens: np.ndarray, thresholds: np.ndarray, *, trace: bool = False
+    self,
+    tokens: np.ndarray,
+    thresholds: np.ndarray,
+    *,
+    trace: bool = False,
+    sampler: sampling.Sampler | None = None,
+    seeds: np.ndarray | None = None,
+    prompts: np.ndarray | None = None,
   ) -> decoding.DecodeResult:
     """Compiled generation; one program per shape, whatever the thresholds.
 
@@ -136,6 +158,7 @@ class TextGenerator:
       tokens: [batch, inputs_length], rows of zeros generate nothing.
       thresholds: [batch] or [batch, grid] in [0, 1].
       trace: whether to record every layer's confidence and best token.
+      sampler, seeds, prompts: as for `models.EncoderDecoderModel.generate`.
 
     Returns:
       NumPy arrays, [batch * grid, ...].
@@ -150,8 +173,13 @@ class TextGenerator:
         f'Thresholds must be in [0, 1], got {thresholds.reshape(-1).tolist()};'
         ' 1 is the full model.'
       )
+    drawing = {'sampler': sampler, 'seeds': seeds, 'prompts': prompts}
     result = self._generate(
-      self.params, jnp.asarray(tokens), jnp.asarray(thresholds), trace=trace
+      self.params,
+      jnp.asarray(tokens),
+      jnp.asarray(thresholds),
+      trace=trace,
+      **{name: x for name, x in drawing.items() if x is not None},
     )
     result = jax.device_get(result)
     if not np.isfinite(result.log_probs).all():
@@ -162,7 +190,13 @@ class TextGenerator:
     return result
 
   def generate(
-    self, texts: Sequence[str], *, threshold: float = 1.0
+    self,
+    texts: Sequence[str],
+    *,
+    threshold: float = 1.0,
+    sampler: sampling.Sampler | None = None,
+    seed: int = 0,
+    prompts: Sequence[str] | None = None,
   ) -> list[Generation]:
     """Generates from raw inputs, prefix included.
 
@@ -170,20 +204,141 @@ class TextGenerator:
       texts: inputs as the task writes them.
       threshold: a token leaves at the first layer whose confidence reaches
         it; 1 is the full model.
+      sampler: draws tokens; the most probable one if None.
+      seed: of the draws. A text's output depends on it, not on its neighbours.
+      prompts: how each output begins; '' for no prompt.
 
     Returns:
       One generation per text.
 
     Raises:
       DataError: a text is empty.
-      ConfigError: the threshold is outside [0, 1].
+      ConfigError: the threshold is outside [0, 1], or a number of prompts that
+        is not that of the texts.
     """
+    many = self.generate_many(
+      texts, 1, threshold=threshold, sampler=sampler, seed=seed, prompts=prompts
+    )
+    return [decodes[0] for decodes in many]
+
+  def generate_many(
+    self,
+    texts: Sequence[str],
+    num_decodes: int,
+    *,
+    threshold: float = 1.0,
+    sampler: sampling.Sampler | None = None,
+    seed: int = 0,
+    prompts: Sequence[str] | None = None,
+  ) -> list[list[Generation]]:
+    """Several draws per text, the most probable first; see `generate`.
+
+    Raises:
+      ConfigError: several draws without a sampler, or a seed that is none.
+    """
+    if num_decodes < 1 or (num_decodes > 1 and sampler is None):
+      raise errors.ConfigError(
+        'The number of outputs per text must be at least 1, and more than one'
+        f' needs a sampler, such as a temperature; got {num_decodes}.'
+      )
+    if not 0 <= seed < 2**32:
+      raise errors.ConfigError(f'The seed must be in [0, 2^32), got {seed}.')
     if not texts:
       return []
+    shape = (len(texts), num_decodes)
+    # Far apart, so that draw 1 of seed 0 is not draw 0 of seed 1.
+    seeds = (seed + np.arange(num_decodes) * 2654435761) % 2**32
     result = self.generate_tokens(
-      self.encode(texts), np.full(len(texts), threshold, np.float32)
+      self.encode(texts),
+      np.full(shape, threshold, np.float32),
+      sampler=sampler,
+      seeds=None
+      if sampler is None
+      else np.broadcast_to(seeds.astype(np.uint32), shape),
+      prompts=self._prompt_rows(texts, prompts),
     )
-    return [self._generation(result, row) for row in range(len(texts))]
+    self._warn_of_undefined(result)
+    rows = np.arange(result.tokens.shape[0]).reshape(shape)
+    return [
+      [
+        self._generation(result, i)
+        for i in of_text[_best_first(result, of_text)]
+      ]
+      for of_text in rows
+    ]
+
+  def beam_search(
+    self, texts: Sequence[str], num_beams: int
+  ) -> list[list[Generation]]:
+    """The best outputs that a beam search with the full model finds.
+
+    Args:
+      texts: inputs as the task writes them.
+      num_beams: sequences kept per text.
+
+    Returns:
+      `num_beams` generations per text, the best first. `log_prob` is the score
+      with its length penalty; every piece uses all layers, at confidence 1.
+
+    Raises:
+      ConfigError: no beam.
+    """
+    if num_beams < 1:
+      raise errors.ConfigError(
+        f'The number of beams must be at least 1, got {num_beams}.'
+      )
+    if not texts:
+      return []
+    tokens, scores = jax.device_get(
+      self._beam_search(
+        self.params, jnp.asarray(self.encode(texts)), num_beams=num_beams
+      )
+    )
+    return [
+      [
+        self._searched(*beam)
+        for beam in zip(row[::-1], score[::-1], strict=True)
+      ]
+      for row, score in zip(tokens, scores, strict=True)
+    ]
+
+  def _searched(self, tokens: np.ndarray, score: float) -> Generation:
+    shown = tokens[tokens > models.EOS_ID]
+    num_layers = self.model.config.num_decoder_layers
+    return Generation(
+      text=self.tokenizer.decode(tokens),
+      pieces=tuple(self.tokenizer.piece(token) for token in shown),
+      num_layers_used=(num_layers,) * len(shown),
+      confidences=(1.0,) * len(shown),
+      log_prob=float(score),
+    )
+
+  def _prompt_rows(self, texts, prompts) -> np.ndarray | None:
+    if prompts is None:
+      return None
+    if len(prompts) != len(texts):
+      raise errors.ConfigError(
+        f'There must be one prompt for each of the {len(texts)} texts, got'
+        f' {len(prompts)}.'
+      )
+    # Without their EOS: the model goes on from there.
+    rows = [self.tokenizer.encode(prompt) for prompt in prompts]
+    longest = max(map(len, rows))
+    if longest >= self.max_decode_length:
+      raise errors.ConfigError(
+        f'A prompt must be shorter than the longest output of'
+        f' {self.max_decode_length} tokens, got {longest}.'
+      )
+    return np.array([[*row, *[0] * (longest + 1 - len(row))] for row in rows])
+
+  def _warn_of_undefined(self, result) -> None:
+    count = int(result.num_undefined.sum())
+    if count:
+      warnings.warn(
+        f'{count} confidences were not a number and let no token leave; the'
+        ' measure or the model is damaged.',
+        stacklevel=4,
+      )
 
   def _generation(self, result, row: int) -> Generation:
     tokens = result.tokens[row]
@@ -195,6 +350,10 @@ class TextGenerator:
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),
     )
+
+
+def _best_first(result, rows: np.ndarray) -> np.ndarray:
+  return np.argsort(-result.log_probs[rows], kind='stable')
 
 
 def load(

@@ -7,6 +7,7 @@ from testing.tiny_text import make_generator
 
 from calm_jax import errors, generation, models
 from calm_jax.data import vocabulary
+from calm_jax.early_exit import sampling
 from calm_jax.t5 import network
 
 TEXTS = ['restore: this works', 'restore: does it', 'restore: yes']
@@ -88,3 +89,52 @@ def test_refuses_a_vocabulary_that_is_too_large(generator):
   model = models.EncoderDecoderModel(network.Transformer(config))
   with pytest.raises(errors.DataError, match='only 100 rows'):
     generation.TextGenerator(model, generator.params, generator.tokenizer)
+
+
+def test_a_texts_draws_depend_on_the_seed_only(generator):
+  sampler = sampling.Sampler(temperature=1.5)
+  options = {'threshold': 0.2, 'sampler': sampler}
+  together = generator.generate_many(TEXTS, 3, seed=5, **options)
+  again = generator.generate_many(TEXTS[::-1], 3, seed=5, **options)
+  other = generator.generate_many(TEXTS, 3, seed=6, **options)
+  assert [len(x) for x in together] == [3, 3, 3]
+  for first, second in zip(together, again[::-1], strict=True):
+    assert [x.pieces for x in first] == [x.pieces for x in second]
+  assert [x[0].pieces for x in other] != [x[0].pieces for x in together]
+  for decodes in together:
+    scores = [x.log_prob for x in decodes]
+    assert scores == sorted(scores, reverse=True)
+    assert len({x.pieces for x in decodes}) > 1
+
+
+def test_outputs_begin_with_their_prompt(generator):
+  (result, free) = generator.generate(
+    TEXTS[:2], threshold=0.3, prompts=['This', '']
+  )
+  prompt = generator.tokenizer.encode('This')
+  assert result.pieces[: len(prompt)] == tuple(
+    map(generator.tokenizer.piece, prompt)
+  )
+  assert result.num_layers_used[: len(prompt)] == (0,) * len(prompt)
+  assert all(used > 0 for used in free.num_layers_used)
+
+
+def test_beam_search_gives_the_best_first(generator):
+  (found,) = generator.beam_search(TEXTS[:1], 2)
+  assert len(found) == 2 and found[0].log_prob >= found[1].log_prob
+  assert set(found[0].num_layers_used) <= {3}
+
+
+@pytest.mark.parametrize(
+  'call, said',
+  [
+    (lambda x: x.generate_many(TEXTS, 2), 'needs a sampler'),
+    (lambda x: x.generate(TEXTS, seed=-1), 'seed'),
+    (lambda x: x.generate(TEXTS, prompts=['a']), 'one prompt for each'),
+    (lambda x: x.generate(TEXTS, prompts=['a b c d e f g'] * 3), 'shorter'),
+    (lambda x: x.beam_search(TEXTS, 0), 'beams'),
+  ],
+)
+def test_impossible_requests_are_refused(generator, call, said):
+  with pytest.raises(errors.ConfigError, match=said):
+    call(generator)

@@ -242,8 +242,7 @@ def _as_float16(name: str, leaf: Any) -> np.ndarray:
 def _check_shapes(named, config: network.T5Config, where: str) -> None:
   param_trees.check_same(
     {
-      name: array.shape
-      for name, array in param_trees.of_network(named).items()
+      name: array.shape for name, array in param_trees.of_network(named).items()
     },
     param_trees.expected_shapes(config),
     where,

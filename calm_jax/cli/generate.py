@@ -34,6 +34,37 @@ SETTINGS = (
     None,
     'JSON file of calm calibrate, whose threshold to use',
   ),
+  settings.Setting(
+    'temperature',
+    'TEMPERATURE',
+    float,
+    None,
+    'draw tokens, with their logits divided by it; without it, and without'
+    ' --top_k and --top_p, the most probable token is taken',
+  ),
+  settings.Setting(
+    'top_k', 'SAMPLING_TOP_K', int, 0, 'draw from so many tokens; 0 for all'
+  ),
+  settings.Setting(
+    'top_p',
+    'TOP_P',
+    float,
+    0.0,
+    'draw from the tokens that together are so probable; 0 for all',
+  ),
+  settings.Setting('seed', 'SAMPLING_SEED', int, 0, 'of the draws'),
+  settings.Setting(
+    'num_decodes', 'NUM_DECODES', int, 1, 'outputs per text', minimum=1
+  ),
+  settings.Setting(
+    'beam_size',
+    'BEAM_SIZE',
+    int,
+    None,
+    'search with so many beams, with the full model',
+    minimum=1,
+  ),
+  settings.Setting('prompt', 'PROMPT', str, None, 'how every output begins'),
 )
 
 
@@ -62,6 +93,8 @@ def run(args) -> None:
   """
   chosen = settings.settle(args, SETTINGS)
   _check_threshold(chosen)
+  _check_search(chosen)
+  sampler = sampler_for(chosen)
   texts = iter(args.texts) if args.texts else lines_of(sys.stdin)
   # The first text before the model, which takes seconds to load.
   first = next(texts, None)
@@ -69,7 +102,7 @@ def run(args) -> None:
     raise errors.DataError('There must be at least one text, got none.')
   loaded = loading.load(chosen)
   threshold = threshold_for(chosen, loaded)
-  write = _Writer(loaded, threshold, args.format)
+  write = _Writer(loaded, threshold, args.format, chosen, sampler)
   for number, text in enumerate(_chain(first, texts), start=1):
     write(number, text, chosen.task)
   write.close()
@@ -94,12 +127,54 @@ def _check_threshold(chosen) -> None:
     )
 
 
+def _check_search(chosen) -> None:
+  """Raises ConfigError for what does not go together."""
+  drawing = (
+    chosen.temperature is not None or chosen.top_k > 0 or chosen.top_p > 0.0
+  )
+  if chosen.num_decodes > 1 and not drawing and chosen.beam_size is None:
+    raise errors.ConfigError(
+      'num_decodes above 1 needs --temperature, --top_k or --top_p: without'
+      ' them all outputs are the same.'
+    )
+  if chosen.beam_size is None:
+    return
+  leaves_early = chosen.calibration is not None or (
+    chosen.threshold is not None and chosen.threshold < 1.0
+  )
+  if leaves_early or drawing or chosen.prompt is not None:
+    raise errors.ConfigError(
+      'Beam search is for the full model alone: scores of different layers'
+      ' cannot be compared. Leave out --threshold (or give 1), --calibration,'
+      ' --temperature, --top_k, --top_p and --prompt, or --beam_size.'
+    )
+
+
+def sampler_for(chosen):
+  """The sampler that the flags ask for, or None.
+
+  Raises:
+    ConfigError: a number out of range.
+  """
+  if chosen.temperature is None and not chosen.top_k and not chosen.top_p:
+    return None
+  from calm_jax.early_exit import sampling
+
+  return sampling.Sampler(
+    temperature=1.0 if chosen.temperature is None else chosen.temperature,
+    top_k=chosen.top_k,
+    top_p=chosen.top_p,
+  )
+
+
 def threshold_for(chosen, loaded: loading.LoadedModel) -> float:
   """The threshold asked for, or the calibrated one of the same model.
 
   Raises:
     DataError: the calibration belongs to another model or configuration.
   """
+  if chosen.beam_size is not None:
+    return 1.0
   if chosen.calibration is None:
     given = chosen.threshold
     return _DEFAULT_THRESHOLD if given is None else given
@@ -145,7 +220,8 @@ def _check_is_text(number: int, text: str) -> None:
 class _Writer:
   """Prints one generation after the other, and a summary at the end."""
 
-  def __init__(self, loaded, threshold: float, form: str):
+  def __init__(self, loaded, threshold: float, form: str, chosen, sampler):
+    self._chosen, self._sampler = chosen, sampler
     self._generator = loaded.generator
     self._num_layers = loaded.generator.model.config.num_decoder_layers
     self._threshold = threshold
@@ -166,10 +242,26 @@ class _Writer:
       raise errors.DataError(
         f'Every text must hold at least one word; text {number} is empty.'
       )
-    (result,) = self._generator.generate([inputs], threshold=self._threshold)
-    print(self._shown(result), flush=True)
-    self._tokens += len(result.num_layers_used)
-    self._layers += sum(result.num_layers_used)
+    for result in self._outputs(inputs):
+      print(self._shown(result), flush=True)
+      # Pieces of a prompt use no layers, and are nobody's choice.
+      self._tokens += sum(used > 0 for used in result.num_layers_used)
+      self._layers += sum(result.num_layers_used)
+
+  def _outputs(self, inputs: str) -> list:
+    chosen = self._chosen
+    if chosen.beam_size is not None:
+      (found,) = self._generator.beam_search([inputs], chosen.beam_size)
+      return found[: chosen.num_decodes]
+    (found,) = self._generator.generate_many(
+      [inputs],
+      chosen.num_decodes,
+      threshold=self._threshold,
+      sampler=self._sampler,
+      seed=chosen.seed,
+      prompts=None if chosen.prompt is None else [chosen.prompt],
+    )
+    return found
 
   def _shown(self, result) -> str:
     if self._form == 'text':

@@ -69,11 +69,12 @@ def colored(
 
   Args:
     pieces: SentencePiece pieces, with their word marks.
-    num_layers_used: layers of each piece, 1..num_layers.
+    num_layers_used: layers of each piece, 1..num_layers; 0 for a piece of a
+      prompt, which has no colour.
     num_layers: decoder layers of the model.
   """
   return ''.join(
-    f'{color_of(used, num_layers)}{text}{_RESET}'
+    f'{color_of(used, num_layers)}{text}{_RESET}' if used else text
     for text, used in zip(_shown(pieces), num_layers_used, strict=True)
   )
 

@@ -18,6 +18,7 @@ from calm_jax.cli import (
   main,
 )
 from calm_jax.dump import runner, writer
+from calm_jax.early_exit import sampling
 
 LAYERS, LENGTH, SIZE = 8, 6, 60
 GRID = (1.0, 0.8, 0.4, 0.0)
@@ -82,17 +83,20 @@ class FakeGenerator:
   def run_encoder(self, tokens):
     del tokens
 
-  def generate(self, texts, *, threshold):
+  def generate_many(self, texts, num_decodes, *, threshold, **drawing):
     self.inputs += texts
     self.thresholds.append(threshold)
-    return [
-      types.SimpleNamespace(
-        text='It works.',
-        pieces=('▁It', '▁works', '.'),
-        num_layers_used=(8, 2, 2),
-      )
-      for _ in texts
-    ]
+    self.drawing = drawing
+    return [[self.output] * num_decodes for _ in texts]
+
+  def beam_search(self, texts, num_beams):
+    return [[self.output] * num_beams for _ in texts]
+
+  output = types.SimpleNamespace(
+    text='It works.',
+    pieces=('▁It', '▁works', '.'),
+    num_layers_used=(8, 2, 2),
+  )
 
 
 @pytest.fixture
@@ -407,6 +411,43 @@ def test_generate_takes_one_source_of_its_threshold(generator, capsys):
   args = ['--threshold=0.5', '--calibration=c.json', 'text']
   code, message = failure(capsys, 'generate', *args)
   assert code == 2 and 'not both' in message
+
+
+def test_generate_draws_as_the_flags_say(generator, capsys):
+  flags = ['--temperature=0.7', '--top_k=5', '--seed=3', '--num_decodes=2']
+  assert (
+    main.main(['generate', *flags, '--prompt=It', '--format=text', 'a']) == 0
+  )
+  assert capsys.readouterr().out.splitlines() == ['It works.'] * 2
+  assert generator.drawing == {
+    'sampler': sampling.Sampler(temperature=0.7, top_k=5),
+    'seed': 3,
+    'prompts': ['It'],
+  }
+
+
+def test_generate_searches_with_beams(generator, capsys):
+  flags = ['--beam_size=4', '--num_decodes=3', '--format=text']
+  assert main.main(['generate', *flags, 'a']) == 0
+  assert capsys.readouterr().out.splitlines() == ['It works.'] * 3
+
+
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--num_decodes=2'], 'num_decodes above 1 needs'),
+    (['--beam_size=2', '--threshold=0.5'], 'full model alone'),
+    (['--beam_size=2', '--temperature=1'], 'full model alone'),
+    (['--temperature=0'], 'temperature must be finite and above 0'),
+    (['--top_p=1.5'], 'top_p must be in'),
+  ],
+)
+def test_generate_refuses_what_does_not_go_together(
+  flags, said, generator, capsys
+):
+  code, message = failure(capsys, 'generate', *flags, 'text')
+  assert code == 2 and said in message
+  assert not generator.inputs
 
 
 def test_generate_uses_the_calibrated_threshold(calibrated, generator):
