@@ -7,7 +7,7 @@ import pathlib
 
 from calm_jax.cli import dump, flags, loading, settings
 
-DESCRIPTION = """Sweep confidence measures over thresholds; draw what each costs.
+DESCRIPTION = """Sweep measures over thresholds; draw what each gives and costs.
 
   calm study --gin_file=gin/experiments/docstrings_measures.gin \\
     --output_dir=runs/measures

@@ -9,6 +9,7 @@ work.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,13 +86,13 @@ class ClassifierObjective:
     config = module.config
     fresh = {
       kind.name: classifiers_lib.init_params(
-        kind, key, config.emb_dim, config.num_decoder_layers
+        kind,
+        # By name: what a classifier starts from does not depend on the others.
+        jax.random.fold_in(rng, zlib.crc32(kind.name.encode())),
+        config.emb_dim,
+        config.num_decoder_layers,
       )
-      for kind, key in zip(
-        self.classifiers,
-        jax.random.split(rng, len(self.classifiers)),
-        strict=True,
-      )
+      for kind in self.classifiers
     }
     return state.TrainState(
       step=jnp.zeros([], jnp.int32),
@@ -189,6 +190,8 @@ class ClassifierObjective:
         for metric, value in classifier_metrics.binary_metrics(
           probabilities, agrees
         ).items()
+        # Undefined where a layer always or never agrees.
+        if not np.isnan(value)
       }
 
     return evaluate

@@ -7,7 +7,11 @@ import pytest
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.early_exit import classifier_confidence, classifiers
+from calm_jax.early_exit import (
+  classifier_confidence,
+  classifiers,
+  confidence,
+)
 
 EMB, LAYERS, LENGTH = 16, 4, 6
 ATTENTION = classifiers.Attention(width=8, num_heads=2)
@@ -62,7 +66,7 @@ def test_attention_depends_on_earlier_positions_and_linear_does_not():
 
 def test_linear_is_one_unit_on_the_raw_state():
   # CALM: d + 1 parameters, no norm.
-  kind = classifiers.Linear(norm=False)
+  kind = classifiers.Linear()
   params, states = _params(kind), _states()
   output = params['params']['cores_0']['output']
   expected = states @ output['kernel'][:, 0] + output['bias']
@@ -70,7 +74,7 @@ def test_linear_is_one_unit_on_the_raw_state():
   np.testing.assert_allclose(found, expected, atol=1e-5)
   assert classifiers.num_parameters(kind, 512, 8) == 513
   # With the norm, the size of the state does not matter.
-  kind = classifiers.Linear()
+  kind = classifiers.Linear(norm=True)
   found = [
     kind.module(LAYERS).apply(params, x, 3) for x in (states, 9 * states)
   ]
@@ -116,3 +120,26 @@ def test_a_missing_or_other_classifier_is_refused():
   )
   with pytest.raises(errors.DataError, match='are not those of'):
     other.check(config, params)
+
+
+def test_the_confidence_is_the_probability_of_agreement():
+  # DL2-CALM thresholds the probability of disagreement.
+  kind = classifiers.Linear()
+  params = jax.tree.map(jnp.zeros_like, _params(kind)['params'])
+  params['cores_0']['output']['bias'] += 4.0  # Surely agrees.
+  hidden = jnp.ones((1, EMB))
+  view = confidence.LayerView(
+    layer=1,
+    num_layers=LAYERS,
+    exit_number=0,
+    hidden=hidden,
+    previous_hidden=hidden,
+    position=jnp.int32(0),
+    exit_states=hidden[:, None],
+    is_full_model=jnp.zeros(1, bool),
+    params={classifiers.PARAMS: {'linear': params}},
+    network=None,
+    predict=None,
+  )
+  answer = classifier_confidence.ClassifierConfidence(kind)(view)
+  np.testing.assert_allclose(answer.confidence, [1 / (1 + np.exp(-4.0))])
