@@ -53,6 +53,7 @@ def beam_decode(
   max_decode_length: int,
   eos_id: int,
   alpha: float = 0.6,
+  row_lengths: Int[Array, ' batch'] | None = None,
 ) -> tuple[Int[Array, 'batch beams target'], Float[Array, 'batch beams']]:
   """The most probable sequences that the beams find.
 
@@ -65,12 +66,16 @@ def beam_decode(
     max_decode_length: longest sequence, EOS included.
     eos_id: the token that ends a sequence.
     alpha: exponent of the length penalty; 0.6 is T5X's.
+    row_lengths: longest sequence of each source, where it is less than
+      `max_decode_length`: its last token is an EOS.
 
   Returns:
     Tokens, 0 after EOS, and scores (log-probability over length penalty), from
     the worst to the best, as in T5X. A source for which no beam has ended has
-    its unfinished sequences.
+    its unfinished sequences, their log-probability over the same penalty.
   """
+  if row_lengths is None:
+    row_lengths = jnp.full((batch_size,), max_decode_length + 1)
   shape = (batch_size, num_beams)
   nothing = _Beams(
     tokens=jnp.zeros((*shape, max_decode_length), jnp.int32),
@@ -101,7 +106,11 @@ def beam_decode(
       previous.reshape(-1), state.position, state.cache
     )
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    scores = log_probs.reshape(*shape, -1) + state.live.scores[..., None]
+    log_probs = log_probs.reshape(*shape, -1)
+    must_end = (state.position + 1 >= row_lengths)[:, None, None]
+    is_other = jnp.arange(log_probs.shape[-1]) != eos_id
+    log_probs = jnp.where(must_end & is_other, _NEVER, log_probs)
+    scores = log_probs + state.live.scores[..., None]
     candidates, beams = _best_continuations(
       state.live.tokens, scores, 2 * num_beams, state.position
     )

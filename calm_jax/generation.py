@@ -182,11 +182,7 @@ class TextGenerator:
       **{name: x for name, x in drawing.items() if x is not None},
     )
     result = jax.device_get(result)
-    if not np.isfinite(result.log_probs).all():
-      raise errors.NumericError(
-        'The model computes log-probabilities that are not finite; its'
-        ' parameters are damaged or its training diverged.'
-      )
+    _check_finite(result.log_probs)
     return result
 
   def generate(
@@ -278,7 +274,8 @@ class TextGenerator:
 
     Returns:
       `num_beams` generations per text, the best first. `log_prob` is the score
-      with its length penalty; every piece uses all layers, at confidence 1.
+      with its length penalty; every piece uses all layers, and no confidence is
+      measured (NaN).
 
     Raises:
       ConfigError: no beam.
@@ -294,6 +291,7 @@ class TextGenerator:
         self.params, jnp.asarray(self.encode(texts)), num_beams=num_beams
       )
     )
+    _check_finite(scores)
     return [
       [
         self._searched(*beam)
@@ -309,7 +307,7 @@ class TextGenerator:
       text=self.tokenizer.decode(tokens),
       pieces=tuple(self.tokenizer.piece(token) for token in shown),
       num_layers_used=(num_layers,) * len(shown),
-      confidences=(1.0,) * len(shown),
+      confidences=(float('nan'),) * len(shown),
       log_prob=float(score),
     )
 
@@ -349,6 +347,14 @@ class TextGenerator:
       num_layers_used=tuple(result.num_layers_used[row][shown].tolist()),
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),
+    )
+
+
+def _check_finite(log_probs: np.ndarray) -> None:
+  if not np.isfinite(log_probs).all():
+    raise errors.NumericError(
+      'The model computes log-probabilities that are not finite; its'
+      ' parameters are damaged or its training diverged.'
     )
 
 

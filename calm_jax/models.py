@@ -275,8 +275,12 @@ class EncoderDecoderModel:
       The generated rows, [sources] or [sources * rows] of them.
 
     Raises:
-      ConfigError: the oracle with a sampler.
+      ConfigError: the oracle with a sampler, or a sampler without seeds.
     """
+    if sampler is not None and seeds is None:
+      raise errors.ConfigError(
+        'A sampler needs a seed for every row, got none.'
+      )
     per_source = thresholds.size // encoder_input_tokens.shape[0]
 
     def by_row(array):
@@ -316,9 +320,18 @@ class EncoderDecoderModel:
       eos_id=eos_id,
       num_traced=self.config.num_decoder_layers if trace else 0,
       is_padding=jnp.all(tokens == 0, axis=-1),
-      row_lengths=self.output_length and self.output_length(tokens),
+      row_lengths=self._row_lengths(tokens, prompts),
       prompts=prompts,
     )
+
+  def _row_lengths(self, tokens, prompts):
+    """The longest output of each row; a prompt is never cut."""
+    if self.output_length is None:
+      return None
+    longest = self.output_length(tokens)
+    if prompts is None:
+      return longest
+    return jnp.maximum(longest, jnp.sum(prompts > 0, axis=1) + 1)
 
   def beam_search(
     self,
@@ -355,6 +368,7 @@ class EncoderDecoderModel:
       max_decode_length=max_decode_length,
       eos_id=eos_id,
       alpha=alpha,
+      row_lengths=self._row_lengths(encoder_input_tokens, None),
     )
 
   def _decoder(self, params, trace, sampler):

@@ -26,7 +26,7 @@ def _table(seed):
   }
 
 
-def _search(table, num_beams, alpha):
+def _search(table, num_beams, alpha, row_lengths=None):
   """Two sources; the cache holds each row's prefix as a number."""
   logits = np.full((LENGTH, VOCAB**LENGTH, VOCAB), 0.0, np.float32)
   for prefix, values in table.items():
@@ -47,6 +47,7 @@ def _search(table, num_beams, alpha):
     max_decode_length=LENGTH,
     eos_id=EOS,
     alpha=alpha,
+    row_lengths=row_lengths,
   )
 
 
@@ -92,6 +93,18 @@ def test_scores_ascend_and_are_those_of_the_sequences():
     tokens[0].tolist(), scores[0].tolist(), strict=True
   ):
     np.testing.assert_allclose(score, known[tuple(sequence)], rtol=1e-5)
+
+
+def test_sources_end_at_their_own_length():
+  table = _table(1)
+  expected = _enumerated(table, 0.6)
+  tokens, scores = _search(table, 20, 0.6, jnp.array([2, 4]))
+  short = [(s, x) for s, x in expected if x[2] == 0][:4]
+  np.testing.assert_array_equal(tokens[0, ::-1][:4], [x for _, x in short])
+  np.testing.assert_allclose(
+    scores[0, ::-1][:4], [s for s, _ in short], rtol=1e-5
+  )
+  np.testing.assert_array_equal(tokens[1, -1], expected[0][1])
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 from testing import tiny_t5
 
-from calm_jax import errors, models
+from calm_jax import decoding, errors, models
 from calm_jax.cli import gin_setup
 from calm_jax.early_exit import (
   confidence,
@@ -243,3 +243,26 @@ def test_another_token_may_end_a_row(model_and_params):
   row = np.asarray(result.tokens[0])
   end = row.tolist().index(eos)
   assert end <= 2 and (row[end + 1 :] == 0).all()
+
+
+def test_a_prompt_is_never_cut_by_the_bound_of_the_length():
+  model, params = tiny_t5.tiny_model(
+    confidence.SoftmaxTopTwoGap(),
+    output_length=decoding.ProportionalLength(ratio=0.0, extra=1),
+  )
+  prompts = np.int32([[5, 6, 7], [0, 0, 0]])
+  result = model.generate(
+    params, tiny_t5.sources(2), jnp.ones(2), max_decode_length=6,
+    prompts=prompts,
+  )  # fmt: skip
+  lengths = (np.asarray(result.tokens) > 0).sum(axis=1)
+  assert lengths.tolist() == [4, 1]
+
+
+def test_a_sampler_without_seeds_is_refused(model_and_params):
+  model, params = model_and_params
+  with pytest.raises(errors.ConfigError, match='needs a seed'):
+    model.generate(
+      params, tiny_t5.sources(1), jnp.ones(1), max_decode_length=2,
+      sampler=sampling.Sampler(),
+    )  # fmt: skip

@@ -277,8 +277,8 @@ class EarlyExitDecoder:
     if self.sampler is None:
       return prediction_lib.predict
 
-    def choose(logits):
-      return self.sampler(sample_keys, logits)
+    def choose(logits, log_rest):
+      return self.sampler(sample_keys, logits, log_rest)
 
     return functools.partial(prediction_lib.predict, choose=choose)
 

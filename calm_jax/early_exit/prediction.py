@@ -11,8 +11,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-# logits [batch, candidates] -> index [batch], log-probability [batch]
-Chooser = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+# logits [batch, candidates], log_rest -> index [batch], log-probability [batch]
+Chooser = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 @struct.dataclass
@@ -76,7 +76,7 @@ def predict(
   ratio = jnp.exp(values[:, 1] - values[:, 0])
   token, log_prob = ids[:, 0], -jnp.log(normalizer)
   if choose is not None:
-    token, log_prob = choose(logits)
+    token, log_prob = choose(logits, log_rest)
   return Prediction(
     token=token,
     log_prob=log_prob,

@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
 
+# Logits over a smaller one leave float32's range; T5X is greedy below it.
+_LEAST_TEMPERATURE = 1e-4
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +37,10 @@ class Sampler:
   rescale_log_probs: bool = True
 
   def __post_init__(self):
-    if not 0.0 < self.temperature < float('inf'):
+    if not _LEAST_TEMPERATURE <= self.temperature < float('inf'):
       raise errors.ConfigError(
-        'Sampler.temperature must be finite and above 0, got'
+        f'Sampler.temperature must be finite and at least {_LEAST_TEMPERATURE},'
+        f' got'
         f' {self.temperature}; for the most probable token decode greedily.'
       )
     if type(self.top_k) is not int or self.top_k < 0:
@@ -50,13 +54,18 @@ class Sampler:
       )
 
   def __call__(
-    self, keys: jax.Array, logits: Float[Array, 'batch candidates']
+    self,
+    keys: jax.Array,
+    logits: Float[Array, 'batch candidates'],
+    log_rest: Float[Array, ' batch'] | None = None,
   ) -> tuple[Int[Array, ' batch'], Float[Array, ' batch']]:
     """Draws one index per row.
 
     Args:
       keys: [batch] random keys; a row's draw depends on its own key alone.
       logits: of the candidates.
+      log_rest: log-sum-exp of the logits that are not among the candidates,
+        which cannot be drawn; none are left out if None.
 
     Returns:
       Index and log-probability of each row's draw.
@@ -66,9 +75,11 @@ class Sampler:
     # The Gumbel-max trick: the argmax is a draw from softmax(allowed).
     index = jnp.argmax(allowed + noise, axis=-1)
     scored = allowed if self.rescale_log_probs else logits
-    log_probs = jax.nn.log_softmax(scored)
-    log_prob = jnp.take_along_axis(log_probs, index[:, None], axis=-1)[:, 0]
-    return index.astype(jnp.int32), log_prob
+    log_sum = jax.nn.logsumexp(scored, axis=-1)
+    if log_rest is not None and not self.rescale_log_probs:
+      log_sum = jnp.logaddexp(log_sum, log_rest)
+    chosen = jnp.take_along_axis(scored, index[:, None], axis=-1)[:, 0]
+    return index.astype(jnp.int32), chosen - log_sum
 
   def truncated(
     self, logits: Float[Array, 'batch candidates']

@@ -67,9 +67,24 @@ def test_log_probs_of_the_model_itself():
   np.testing.assert_allclose(log_prob, expected[[0, 1], index], rtol=1e-5)
 
 
+def test_log_probs_count_what_cannot_be_drawn():
+  sampler = sampling.Sampler(rescale_log_probs=False)
+  rest = np.float32([0.3, -1.0])
+  index, log_prob = sampler(_keys([1, 2]), jnp.asarray(LOGITS), rest)
+  everything = np.concatenate([LOGITS, rest[:, None]], axis=1)
+  expected = scipy.special.log_softmax(everything, axis=-1)
+  np.testing.assert_allclose(log_prob, expected[[0, 1], index], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   'options',
-  [{'temperature': 0.0}, {'top_k': -1}, {'top_k': 1.5}, {'top_p': 1.1}],
+  [
+    {'temperature': 1e-5},
+    {'temperature': 0.0},
+    {'top_k': -1},
+    {'top_k': 1.5},
+    {'top_p': 1.1},
+  ],
 )
 def test_impossible_samplers_are_refused(options):
   with pytest.raises(errors.ConfigError):
