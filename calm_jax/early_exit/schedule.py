@@ -1,5 +1,6 @@
 """Where exits sit, and the threshold of a token from its position."""
 
+import abc
 import dataclasses
 from typing import Protocol
 
@@ -83,19 +84,12 @@ class ConstantThreshold:
     return threshold
 
 
-@gin.configurable
 @dataclasses.dataclass(frozen=True)
-class DecayingThreshold:
-  """CALM Eq. 5: stricter at the start, where an error spoils all that follows.
+class _Decaying(abc.ABC):
+  """Falls with the position; `temperature` is the paper's tau, which uses 4.
 
-  clip_[0,1](9/10 threshold + 1/10 exp(-temperature * position / N)) with N the
-  maximum output length. The exponential is not multiplied by the threshold
-  (public code multiplies it). A threshold of 1 stays 1: it stands for the full
-  model by rule, not by comparison.
-
-  Attributes:
-    temperature: tau of the paper, which uses 4. Where it says 0 it means
-      `ConstantThreshold`, not this formula at 0.
+  A threshold of 1 stays 1: it stands for the full model by rule, not by
+  comparison.
 
   Raises:
     ConfigError: if the temperature is not positive or not finite.
@@ -104,7 +98,12 @@ class DecayingThreshold:
   temperature: float = 4.0
 
   def __post_init__(self):
-    _check_temperature(self)
+    if not 0 < self.temperature < float('inf'):
+      raise errors.ConfigError(
+        f'{type(self).__name__}.temperature must be finite and above 0, got'
+        f' {self.temperature}; for a threshold that does not decay use'
+        ' ConstantThreshold.'
+      )
 
   def __call__(
     self,
@@ -114,47 +113,39 @@ class DecayingThreshold:
   ) -> Float[Array, ' batch']:
     """[batch], 0-based position -> [batch]."""
     decay = jnp.exp(-self.temperature * position / max_decode_length)
-    decayed = jnp.clip(0.9 * threshold + 0.1 * decay, 0.0, 1.0)
-    return jnp.where(threshold >= 1.0, threshold, decayed)
+    return jnp.where(
+      threshold >= 1.0, threshold, self._decayed(threshold, decay)
+    )
+
+  @abc.abstractmethod
+  def _decayed(self, threshold: jax.Array, decay: jax.Array) -> jax.Array:
+    """The threshold where the exponential has fallen to `decay`."""
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class T5xDecayingThreshold:
+class DecayingThreshold(_Decaying):
+  """CALM Eq. 5: stricter at the start, where an error spoils all that follows.
+
+  clip_[0,1](9/10 threshold + 1/10 exp(-temperature * position / N)) with N the
+  maximum output length. The exponential is not multiplied by the threshold
+  (public code multiplies it). Where the paper says tau = 0 it means
+  `ConstantThreshold`, not this formula at 0.
+  """
+
+  def _decayed(self, threshold, decay):
+    return jnp.clip(0.9 * threshold + 0.1 * decay, 0.0, 1.0)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class T5xDecayingThreshold(_Decaying):
   """The decay of public code: threshold (9/10 + exp(-temperature t / N) / 10).
 
   For comparison with numbers made by it. It starts at the threshold, where CALM
   Eq. 5 (`DecayingThreshold`) starts 0.1 above nine tenths of it; both end at
   nine tenths. T5X's own release passes no position, so its decay does nothing.
-
-  Attributes:
-    temperature: tau.
-
-  Raises:
-    ConfigError: if the temperature is not positive or not finite.
   """
 
-  temperature: float = 4.0
-
-  def __post_init__(self):
-    _check_temperature(self)
-
-  def __call__(
-    self,
-    threshold: Float[Array, ' batch'],
-    position: jax.Array,
-    max_decode_length: int,
-  ) -> Float[Array, ' batch']:
-    """[batch], 0-based position -> [batch]."""
-    decay = jnp.exp(-self.temperature * position / max_decode_length)
-    decayed = threshold * (0.9 + 0.1 * decay)
-    return jnp.where(threshold >= 1.0, threshold, decayed)
-
-
-def _check_temperature(schedule) -> None:
-  if not 0 < schedule.temperature < float('inf'):
-    raise errors.ConfigError(
-      f'{type(schedule).__name__}.temperature must be finite and above 0, got'
-      f' {schedule.temperature}; for a threshold that does not decay use'
-      ' ConstantThreshold.'
-    )
+  def _decayed(self, threshold, decay):
+    return threshold * (0.9 + 0.1 * decay)
