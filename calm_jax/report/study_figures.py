@@ -72,10 +72,12 @@ def top_k_figure(
       ys = [recall[k][layer - 1] for k in ks]
       left.plot(ks, ys, color=color, marker='.', label=f'layer {layer}')
     left.set_xscale('log', base=2)
+    left.set_xticks(ks, [str(k) for k in ks])
+    left.minorticks_off()
     left.set_xlabel('K')
     left.set_title("Recall: full model's token among the K")
     left.legend(frameon=False, fontsize=7.5, ncol=2, loc='lower right')
-    right.set_title('Time of a token that runs through all layers')
+    right.set_title('Time of a token that never leaves')
     positions = range(len(times))
     right.barh(positions, times.values(), color=_HUES[0], height=0.62)
     right.set_yticks(positions, times)
