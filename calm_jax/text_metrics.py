@@ -11,18 +11,15 @@ A metric is a function of two strings. It may carry two attributes:
 reference at once, and `zero_one = True`, which promises scores of 0 and 1.
 """
 
-import collections
 import difflib
 import functools
 import importlib
 import inspect
-import re
-import string
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from calm_jax import character_ngrams, errors, rouge
+from calm_jax import answers, character_ngrams, errors, rouge
 
 # (prediction, reference) -> [0, 1]
 Metric = Callable[[str, str], float]
@@ -111,11 +108,22 @@ def rouge_l(prediction: str, reference: str) -> float:
 @_with_defined_edges
 def token_f1(prediction: str, reference: str) -> float:
   """F1 of the bags of normalized words, as SQuAD's (Rajpurkar et al. 2016)."""
-  predicted, expected = _squad_words(prediction), _squad_words(reference)
-  if not predicted or not expected:
-    return float(predicted == expected)
-  common = collections.Counter(predicted) & collections.Counter(expected)
-  return 2.0 * common.total() / (len(predicted) + len(expected))
+  return answers.word_f1(prediction, reference)
+
+
+@_with_defined_edges
+def squad_f1(prediction: str, reference: str) -> float:
+  """`token_f1`, the best over the reference's lines: one answer each."""
+  return answers.f1(prediction, reference)
+
+
+@_with_defined_edges
+def squad_exact_match(prediction: str, reference: str) -> float:
+  """1 if the normalized words are those of a line of the reference, else 0."""
+  return answers.exact_match(prediction, reference)
+
+
+squad_exact_match.zero_one = True
 
 
 METRICS: dict[str, Metric] = {
@@ -127,6 +135,8 @@ METRICS: dict[str, Metric] = {
     rouge_2,
     rouge_l,
     sentence_bleu,
+    squad_exact_match,
+    squad_f1,
     token_f1,
   )
 }
@@ -191,12 +201,6 @@ def _check_two_arguments(metric: Metric, name: str) -> None:
     ) from error
   except ValueError:
     pass  # Built-in functions may tell nothing of their arguments.
-
-
-def _squad_words(text: str) -> list[str]:
-  """Lower case, without ASCII punctuation and English articles."""
-  text = text.lower().translate(str.maketrans('', '', string.punctuation))
-  return re.sub(r'\b(a|an|the)\b', ' ', text).split()
 
 
 # Imported at first use: the library takes a second that few commands need.

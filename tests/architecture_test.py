@@ -24,6 +24,7 @@ FOUNDATION = (
   'efficiency_records',
   'evaluation_records',
   'contracts',
+  'answers',
   'character_ngrams',
   'rouge',
   'text_metrics',
