@@ -305,7 +305,7 @@ class TextGenerator:
     num_layers = self.model.config.num_decoder_layers
     return Generation(
       text=self.tokenizer.decode(tokens),
-      pieces=tuple(self.tokenizer.piece(token) for token in shown),
+      pieces=self.tokenizer.pieces(shown),
       num_layers_used=(num_layers,) * len(shown),
       confidences=(float('nan'),) * len(shown),
       log_prob=float(score),
@@ -343,7 +343,7 @@ class TextGenerator:
     shown = np.flatnonzero(tokens > models.EOS_ID)
     return Generation(
       text=self.tokenizer.decode(tokens),
-      pieces=tuple(self.tokenizer.piece(token) for token in tokens[shown]),
+      pieces=self.tokenizer.pieces(tokens[shown]),
       num_layers_used=tuple(result.num_layers_used[row][shown].tolist()),
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),

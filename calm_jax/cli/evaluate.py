@@ -153,7 +153,7 @@ def evaluate_dump(
     _timings(
       generator, data, calibration, batch_size, timed_examples, timed_repeats
     ),
-    pieces=lambda ids: [generator.tokenizer.piece(int(x)) for x in ids],
+    pieces=generator.tokenizer.pieces,
     baselines={
       info.baseline: [info.baseline_prediction(x) for x in data.sources]
     },

@@ -26,13 +26,14 @@ class CopyWarmup:
     steps: how many steps at the beginning; 0 is none.
     min_tokens: shortest string, EOS not counted.
     max_tokens: longest string, EOS not counted.
-    first_token: smallest token drawn; past the specials and the bytes.
+    first_token: smallest token drawn; past the specials, the case markers
+      and the bytes.
   """
 
   steps: int = 0
   min_tokens: int = 4
   max_tokens: int = 16
-  first_token: int = 259
+  first_token: int = 261
 
 
 class Batches:

@@ -3,15 +3,19 @@
 `Tokenizer` wraps `sentencepiece` alone and serves generation and training from
 arrays; `load_vocabulary` gives seqio's class over the same file and ids.
 
-How the shipped one was made, from inputs and targets of both tasks:
+How the shipped one was made, from inputs and targets of both tasks (its
+sentences came from more packages, as gin/experiments/docstrings.gin tells):
 
   from calm_jax.data import vocabulary
-  vocabulary.train_vocabulary('sentencepiece.model', vocab_size=4096)
+  vocabulary.train_vocabulary(
+    'sentencepiece.model', sentences=vocabulary.training_text(['more/'])
+  )
 
 Other versions of the installed packages, or of the extractor, give another
 corpus and so other pieces: the file in the repository is the one to keep.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -24,7 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 
 from calm_jax import errors
-from calm_jax.data import corpus, tasks
+from calm_jax.data import case_factoring, corpus, tasks
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 # Early exit pays for the output embedding at every layer it asks: 4,096 pieces
@@ -39,6 +43,10 @@ DEFAULT_PATH = (
   / 'docstrings'
   / 'sentencepiece.model'
 )
+
+_SPECIAL_PIECES = ('<pad>', '</s>', '<unk>')
+# Enough for nine in ten of the words in capitals of the train split.
+_NUM_WORDS_IN_CAPITALS = 1000
 
 # About what is left of an input after its truncation to 64 tokens: the code at
 # the end of long docstrings shall not spend pieces that no model ever sees.
@@ -88,6 +96,37 @@ class Tokenizer:
       return self._processor.id_to_piece(UNK_ID)
     return self._processor.id_to_piece(int(token))
 
+  def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Pieces as shown to people, one per token, spelling the decoded text.
+
+    A case marker (`case_factoring`) shows as the letter that it made capital,
+    and the word's own piece as the rest: ⇑ the -> `▁T`, `he`.
+    """
+    shown = [self.piece(token) for token in tokens]
+    start = 0
+    while start < len(shown):
+      end = start + 1
+      if case_factoring.is_marker(shown[start]):
+        end = _end_of_word(shown, start)
+        text = self._processor.decode([int(x) for x in tokens[start:end]])
+        shown[start:end] = case_factoring.shown_word(shown[start:end], text)
+      start = end
+    return tuple(shown)
+
+
+def _end_of_word(pieces: Sequence[str], start: int) -> int:
+  """Where the word ends that the marker at `start` belongs to."""
+  end = start + 1
+  while end < len(pieces):
+    is_first = end == start + 1
+    piece = pieces[end]
+    if piece in _SPECIAL_PIECES or case_factoring.is_marker(piece):
+      break
+    if piece.startswith('▁') and not is_first:
+      break
+    end += 1
+  return end
+
 
 def load_vocabulary(path: str | os.PathLike | None = None):
   """`seqio.SentencePieceVocabulary` of the file; imports TensorFlow.
@@ -110,8 +149,8 @@ def train_vocabulary(
   """Trains a unigram vocabulary and writes it, whole or not at all.
 
   Pieces never join letters with punctuation (SentencePiece splits where the
-  script changes), so `word,` is `▁word` and `,`: the restored sentence keeps
-  the pieces of its input.
+  script changes), so `word,` is `▁word` and `,`, and case is factored out
+  (`case_factoring`): the restored sentence keeps the pieces of its input.
 
   Args:
     path: the `.model` file to write.
@@ -121,27 +160,31 @@ def train_vocabulary(
   Raises:
     ConfigError: the text is too small for so many pieces.
   """
-  if sentences is None:
-    sentences = training_text()
+  sentences = list(training_text() if sentences is None else sentences)
   model = io.BytesIO()
   try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(sentences),
-      model_writer=model,
-      model_type='unigram',
-      vocab_size=vocab_size,
-      byte_fallback=True,
-      character_coverage=0.9995,
-      normalization_rule_name='nmt_nfkc',
-      split_digits=True,
-      pad_id=PAD_ID,
-      eos_id=EOS_ID,
-      unk_id=UNK_ID,
-      bos_id=-1,
-      # Threads add floats in their own order: one thread, one result.
-      num_threads=1,
-      minloglevel=1,
-    )
+    with _rule_files(sentences) as rules:
+      sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        model_type='unigram',
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        character_coverage=0.9995,
+        split_digits=True,
+        # One piece each, where they would be a space and a sign.
+        user_defined_symbols=[f'▁{x}' for x in case_factoring.MARKERS],
+        # And inside words, however rare.
+        required_chars=''.join(case_factoring.MARKERS),
+        pad_id=PAD_ID,
+        eos_id=EOS_ID,
+        unk_id=UNK_ID,
+        bos_id=-1,
+        # Threads add floats in their own order: one thread, one result.
+        num_threads=1,
+        minloglevel=1,
+        **rules,
+      )
   except RuntimeError as error:
     raise errors.ConfigError(
       f'The training text must allow a vocabulary of {vocab_size} pieces.'
@@ -151,18 +194,50 @@ def train_vocabulary(
   _write_atomically(pathlib.Path(path), model.getvalue())
 
 
+@contextlib.contextmanager
+def _rule_files(sentences: Iterable[str]) -> Iterator[dict[str, str]]:
+  """Options that name the files of the case-factoring rules."""
+  words = case_factoring.words_in_capitals(sentences, _NUM_WORDS_IN_CAPITALS)
+  with tempfile.TemporaryDirectory() as folder:
+    options = {}
+    for name, rules in (
+      ('normalization_rule_tsv', case_factoring.normalization_rules(words)),
+      ('denormalization_rule_tsv', case_factoring.denormalization_rules(words)),
+    ):
+      path = pathlib.Path(folder, name)
+      case_factoring.write_rules(path, rules)
+      options[name] = str(path)
+    yield options
+
+
 def training_text(
+  extra_folders: Sequence[str | os.PathLike] = (),
   *,
   source: corpus.Source | None = None,
   cache_dir: pathlib.Path | None = None,
 ) -> Iterator[str]:
-  """Inputs and targets of every task's train split, in a fixed mixed order."""
-  texts = []
-  for task in tasks.TASKS:
+  """Inputs and targets of every task's train split, in a fixed mixed order.
+
+  Args:
+    extra_folders: packages in folders of their own (`corpus.folder_source`),
+      whose sentences for restoration are added.
+    source: what the corpus is read from; the installed packages if None.
+    cache_dir: where the corpus is kept; the default folder if None.
+  """
+  places = [(task, source) for task in tasks.TASKS]
+  for folder in extra_folders:
+    places.append((tasks.RESTORATION.name, corpus.folder_source(folder)))
+  # By id: the same target, found again, is one example.
+  found = {
+    (task, example.example_id): example
+    for task, place in reversed(places)
     for example in corpus.load_corpus(
-      task, 'train', source=source, cache_dir=cache_dir
-    ):
-      texts.extend((example.inputs[:_MAX_CHARACTERS], example.targets))
+      task, 'train', source=place, cache_dir=cache_dir
+    )
+  }
+  texts = []
+  for _, example in sorted(found.items()):
+    texts.extend((example.inputs[:_MAX_CHARACTERS], example.targets))
   random.Random(0).shuffle(texts)
   yield from texts
 

@@ -164,7 +164,7 @@ def test_short_sentences_first():
 
 def test_copy_warmup(examples):
   warmup = batches.CopyWarmup(
-    steps=50, min_tokens=2, max_tokens=5, first_token=259
+    steps=50, min_tokens=2, max_tokens=5, first_token=261
   )
   stream = batches.Batches(
     examples, batch_size=32, copy_warmup=warmup, vocab_size=350
@@ -180,7 +180,7 @@ def test_copy_warmup(examples):
     counts.update((inputs > 1).sum(axis=1).tolist())
     tokens.update(inputs[inputs > 1].tolist())
   assert counts == {2, 3, 4, 5}
-  assert (min(tokens), max(tokens)) == (259, 349)
+  assert (min(tokens), max(tokens)) == (261, 349)
   _assert_same(stream.batch_at(50), plain.batch_at(0))
 
 
@@ -206,8 +206,8 @@ def test_eval_batches_keep_the_order_and_fill_up(examples):
     ({'boundaries': (4,)}, 'the longest row of 6'),
     ({'copy_warmup': batches.CopyWarmup(1)}, 'needs a vocab_size'),
     (
-      {'copy_warmup': batches.CopyWarmup(1), 'vocab_size': 259},
-      'above its first token 259, got 259',
+      {'copy_warmup': batches.CopyWarmup(1), 'vocab_size': 261},
+      'above its first token 261, got 261',
     ),
     (
       {'copy_warmup': batches.CopyWarmup(1, 9, 8), 'vocab_size': 400},
