@@ -1,8 +1,9 @@
 """Import of Hugging Face T5 directories: config.json and model.safetensors.
 
 Torch stores a linear map as [out, in], so kernels are transposed; names follow
-the table below. T5 1.0 and 1.1 are read; what differs from them is refused by
-the name of the field. Neither torch nor transformers is needed.
+the table below. T5 1.0 and 1.1 are read, with tied embeddings or without; what
+differs from them is refused by the name of the field. Exit classifiers that
+`to_huggingface` wrote are read too. Neither torch nor transformers is needed.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from calm_jax import errors, json_records
-from calm_jax.checkpoints import param_trees
+from calm_jax.checkpoints import param_trees, to_huggingface
 from calm_jax.t5 import network
 
 _ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
@@ -80,6 +81,9 @@ def load(directory: str | os.PathLike) -> ImportedModel:
     param_trees.expected_shapes(config),
     str(directory / 'model.safetensors'),
   )
+  classifiers = directory / to_huggingface.CLASSIFIERS_FILE
+  if classifiers.is_file():
+    params |= _read_safetensors(classifiers)
   return ImportedModel(config, param_trees.unflatten(params))
 
 
@@ -87,8 +91,8 @@ def load_config(directory: str | os.PathLike) -> network.T5Config:
   """Reads config.json.
 
   Raises:
-    DataError: it is missing, or describes another network than T5 1.0 (ReLU,
-      tied embeddings) or 1.1 (gated GELU, untied); names the field.
+    DataError: it is missing, or describes another network than T5 1.0 (ReLU)
+      or 1.1 (gated GELU); names the field.
   """
   path = pathlib.Path(directory) / 'config.json'
   fields = json_records.read_json(path)
@@ -99,13 +103,6 @@ def load_config(directory: str | os.PathLike) -> network.T5Config:
     _require(
       path, 'feed_forward_proj', fields['feed_forward_proj'], 'gated-gelu'
     )
-  # T5 1.0 ties its embeddings, 1.1 does not: T5X has no other combination.
-  _require(
-    path,
-    'tie_word_embeddings',
-    fields.get('tie_word_embeddings', True),
-    not is_gated,
-  )
   try:
     return network.T5Config(
       vocab_size=fields['vocab_size'],
@@ -118,7 +115,8 @@ def load_config(directory: str | os.PathLike) -> network.T5Config:
       mlp_dim=fields['d_ff'],
       mlp_activations=('gelu', 'linear') if is_gated else ('relu',),
       dropout_rate=fields.get('dropout_rate', 0.1),
-      logits_via_embedding=not is_gated,
+      # T5 1.0 ties its embeddings and 1.1 does not; either may differ.
+      logits_via_embedding=fields.get('tie_word_embeddings', True),
     )
   except KeyError as error:
     raise errors.DataError(f'{path} lacks the field {error}.') from error
@@ -141,6 +139,10 @@ def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
       ' pickled weights (.bin) are never read, convert them with'
       ' save_pretrained(..., safe_serialization=True).'
     )
+  return _read_safetensors(path)
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     return safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -12,7 +12,14 @@ DESCRIPTION = """Make a small, complete model folder of a checkpoint.
     --output_dir=runs/docstrings_model
 
 The folder holds the weights as float16, the sizes and the vocabulary; every
-stage takes it as --model, and so does calm_jax.load in Python."""
+stage takes it as --model, and so does calm_jax.load in Python.
+
+  calm export --format=huggingface --output_dir=runs/t5
+
+writes the shipped model, or the one that --model names, in Hugging Face's
+layout (float32), for transformers and other engines. These run all layers."""
+
+FORMATS = ('calm', 'huggingface')
 
 SETTINGS = (
   settings.Setting(
@@ -21,6 +28,14 @@ SETTINGS = (
     str,
     settings.REQUIRED,
     'folder of the model',
+  ),
+  settings.Setting(
+    'format',
+    'EXPORT_FORMAT',
+    str,
+    FORMATS[0],
+    'calm: a folder that every stage reads; huggingface: config.json and'
+    ' model.safetensors of a T5 there',
   ),
   loading.MODEL,
   loading.TASK,
@@ -51,10 +66,33 @@ def run(args) -> None:
   """Writes the folder.
 
   Raises:
-    ConfigError: no gin file describes the model, or no checkpoint is named.
+    ConfigError: no gin file describes the model, no checkpoint is named, or
+      the format is unknown.
     DataError: the checkpoint is missing, damaged or of another model.
   """
   chosen = settings.settle(args, SETTINGS)
+  if chosen.format not in FORMATS:
+    raise errors.unknown_name('format', chosen.format, FORMATS)
+  if chosen.format == 'huggingface':
+    _write_huggingface(chosen)
+  else:
+    _write_folder(chosen)
+  print(f'Written: {chosen.output_dir}')
+
+
+def _write_huggingface(chosen) -> None:
+  from calm_jax.checkpoints import to_huggingface
+
+  generator = loading.load(chosen).generator
+  to_huggingface.save(
+    chosen.output_dir,
+    with_classifiers(generator.params, chosen.classifiers),
+    generator.model.config,
+    generator.tokenizer.path,
+  )
+
+
+def _write_folder(chosen) -> None:
   if 'MODEL' not in chosen.gin_macros:
     raise errors.ConfigError(
       'calm export requires the gin file that describes the model, for example'
@@ -81,7 +119,6 @@ def run(args) -> None:
     info,
     generator.tokenizer.path,
   )
-  print(f'Written: {chosen.output_dir}')
 
 
 def with_classifiers(params, names: str | None):

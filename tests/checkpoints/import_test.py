@@ -114,7 +114,6 @@ def change_config(directory, **fields):
   [
     ('model_type', 'mt5'),
     ('feed_forward_proj', 'gated-silu'),
-    ('tie_word_embeddings', True),
     ('layer_norm_epsilon', 1e-5),
     ('relative_attention_num_buckets', 64),
     ('pad_token_id', 3),
