@@ -1,0 +1,283 @@
+"""Milliseconds per token before anything is trained: bytes, operations, layers.
+
+    sizes, measure, layers per token, batch --step_work--> Work
+    Work, Constants --predict--> seconds per step
+
+A step makes one token of every row of a batch. Its time is the sum of
+
+    bytes that it reads       x seconds_per_byte     1 / read bandwidth
+    operations                x seconds_per_flop     1 / arithmetic speed
+    decoder layers that run   x seconds_per_layer    dispatch, norms, caches
+    logits that are scored    x seconds_per_logit    softmax and best tokens
+
+At batch size 1 the bytes decide: every weight is read for two operations.
+Weights are read once for a whole batch, caches and operations grow with it. The
+four constants belong to a machine; `fit` finds them from measured steps, as
+`make bench` does. A sum has no maximum of two terms in it, so it also stands
+for machines that read while they compute: their constants come out smaller.
+
+What is counted, with the symbols of `flops`; x source tokens, t the mean
+position, c the columns of the output embedding that an exit takes:
+
+    a layer that runs    weights 6 d a + (g + 1) d f; caches 2 a (t + x) per row
+    an exit              d c weights if c = V, for all rows; d c per row if less
+    a skipped layer      keys and values, 4 d a operations per row, later
+
+Source projection and encoder are left out: they are paid once per sequence.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize
+
+from calm_jax import errors, json_records, record_checks
+from calm_jax.evaluation import confidence_cost, network_sizes
+
+_FLOAT32 = 4  # bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work(json_records.Record):
+  """What one decoding step does, for all rows together.
+
+  Attributes:
+    num_bytes: that must be read from memory.
+    num_flops: operations, 2 per multiplication.
+    num_layers: decoder layers that run, at most L; not times the rows.
+    num_logits: logits that are scored.
+  """
+
+  num_bytes: float
+  num_flops: float
+  num_layers: float
+  num_logits: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constants(json_records.Record):
+  """A machine, as far as decoding is concerned.
+
+  Attributes:
+    seconds_per_byte, seconds_per_flop, seconds_per_layer, seconds_per_logit:
+      at least 0; what a fit cannot tell apart from the others is 0.
+  """
+
+  seconds_per_byte: float
+  seconds_per_flop: float
+  seconds_per_layer: float
+  seconds_per_logit: float
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      record_checks.require(value >= 0.0, f'{name} must be at least 0')
+
+
+def step_work(
+  sizes: network_sizes.NetworkSizes,
+  layer_shares: Sequence[float],
+  cost: confidence_cost.ConfidenceCost,
+  *,
+  batch_size: int = 1,
+  source_length: float = 512,
+  target_length: float = 64,
+  weight_bytes: float = _FLOAT32,
+  cache_bytes: float = _FLOAT32,
+) -> Work:
+  """Counts one step, averaged over a sequence.
+
+  Rows are independent: a layer runs if any row of the batch needs it, and then
+  for all of them.
+
+  Args:
+    sizes: of the network.
+    layer_shares: [L] shares of the tokens that leave after layer 1..L; see
+      `shares_with_mean` where only their mean is known.
+    cost: of the confidence measure, which is taken at every layer.
+    batch_size: rows.
+    source_length, target_length: tokens of a row.
+    weight_bytes, cache_bytes: of one number.
+
+  Raises:
+    DataError: the shares are not L numbers that sum to 1.
+  """
+  shares = _checked_shares(layer_shares, sizes.num_decoder_layers)
+  left_below = np.concatenate([[0.0], np.cumsum(shares)[:-1]])
+  runs = 1.0 - left_below**batch_size  # [L], how often each layer runs
+  position = (target_length + 1) / 2
+  layer_weights = _layer_weights(sizes)
+  cached = 2.0 * sizes.attention_dim * (position + source_length)
+  scored, whole = _scored_columns(cost, sizes)
+  shared = np.where(whole, 1, batch_size)
+  beside = cost.per_measurement(sizes, np.array(position)) * runs[:-1].sum()
+  # Positions that a layer owes when it runs, if it ever does.
+  owed = np.where(runs > 0, 1.0 - runs, 0.0).sum()
+  num_numbers = runs.sum() * layer_weights + beside / 2
+  num_numbers += (runs * scored * shared).sum() * sizes.emb_dim
+  flops = runs.sum() * 2 * (layer_weights + cached) + beside
+  flops += 2 * sizes.emb_dim * (runs * scored).sum()
+  flops += 4 * sizes.emb_dim * sizes.attention_dim * owed
+  return Work(
+    num_bytes=float(
+      num_numbers * weight_bytes
+      + runs.sum() * batch_size * cached * cache_bytes
+    ),
+    num_flops=float(batch_size * flops),
+    num_layers=float(runs.sum()),
+    num_logits=float(batch_size * (runs * scored).sum()),
+  )
+
+
+def shares_with_mean(num_layers: int, mean_layers: float) -> np.ndarray:
+  """[L] shares of the exits with a given mean, otherwise as even as can be.
+
+  The distribution of greatest entropy: shares in geometric progression.
+
+  Raises:
+    DataError: the mean is not within 1 and L.
+  """
+  if not 1 <= mean_layers <= num_layers:
+    raise errors.DataError(
+      f'Layers per token must be within 1 and {num_layers}, got {mean_layers}.'
+    )
+  layers = np.arange(1, num_layers + 1)
+
+  def shares(slope):
+    logits = slope * layers
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+  steepest = 50.0  # From here on all tokens use one end's layer.
+  if abs(shares(-steepest) @ layers - mean_layers) < 1e-9:
+    return shares(-steepest)
+  if abs(shares(steepest) @ layers - mean_layers) < 1e-9:
+    return shares(steepest)
+  return shares(
+    optimize.brentq(lambda x: shares(x) @ layers - mean_layers, -50.0, 50.0)
+  )
+
+
+def predict(work: Work, constants: Constants) -> float:
+  """Seconds of one step."""
+  return float(_row(work) @ _vector(constants))
+
+
+def fit(works: Sequence[Work], seconds: Sequence[float]) -> Constants:
+  """The constants of least squared relative error, none of them negative.
+
+  Args:
+    works: [N] steps.
+    seconds: [N], what each took.
+
+  Raises:
+    DataError: there are none, or one took no time.
+  """
+  measured = np.asarray(seconds, np.float64)
+  if not len(measured) or not (measured > 0).all():
+    raise errors.DataError(
+      f'A fit needs steps that took time, got {len(measured)} steps.'
+    )
+  rows = np.array([_row(work) for work in works])
+  # Columns of one size keep the solver exact; bytes and layers differ by 1e8.
+  scales = np.maximum(rows.max(axis=0), 1e-300)
+  relative = rows / scales / measured[:, None]
+  solution, _ = optimize.nnls(relative, np.ones(len(measured)))
+  return Constants(
+    **dict(zip(_PAIRS, (solution / scales).tolist(), strict=True))
+  )
+
+
+def speedup(
+  sizes: network_sizes.NetworkSizes,
+  mean_layers: float,
+  cost: confidence_cost.ConfidenceCost,
+  constants: Constants,
+  **step: float,
+) -> float:
+  """How many times faster than the full model; below 1 it does not pay.
+
+  Args:
+    sizes, cost, constants: as for `step_work` and `predict`.
+    mean_layers: layers per token.
+    **step: batch_size, source_length, target_length, as for `step_work`.
+  """
+  num_layers = sizes.num_decoder_layers
+  full = step_work(
+    sizes,
+    shares_with_mean(num_layers, num_layers),
+    confidence_cost.ChosenOnly(),
+    **step,
+  )
+  early = step_work(
+    sizes, shares_with_mean(num_layers, mean_layers), cost, **step
+  )
+  return predict(full, constants) / predict(early, constants)
+
+
+def most_layers_that_pay(
+  sizes: network_sizes.NetworkSizes,
+  cost: confidence_cost.ConfidenceCost,
+  constants: Constants,
+  **step: float,
+) -> float | None:
+  """The layers per token below which early exit is faster than the full model.
+
+  Arguments as for `speedup`.
+
+  Returns:
+    A number within 1 and L; None if it is never faster.
+  """
+
+  def gain(mean_layers):
+    return speedup(sizes, float(mean_layers), cost, constants, **step) - 1.0
+
+  num_layers = sizes.num_decoder_layers
+  if gain(1) <= 0:
+    return None
+  if gain(num_layers) >= 0:
+    return float(num_layers)
+  return float(optimize.brentq(gain, 1, num_layers))
+
+
+# Constant -> what it is multiplied with.
+_PAIRS = {
+  'seconds_per_byte': 'num_bytes',
+  'seconds_per_flop': 'num_flops',
+  'seconds_per_layer': 'num_layers',
+  'seconds_per_logit': 'num_logits',
+}
+
+
+def _row(work: Work) -> np.ndarray:
+  return np.array([getattr(work, name) for name in _PAIRS.values()])
+
+
+def _vector(constants: Constants) -> np.ndarray:
+  return np.array([getattr(constants, name) for name in _PAIRS])
+
+
+def _layer_weights(sizes: network_sizes.NetworkSizes) -> float:
+  """Numbers in the kernels that a token meets in one layer."""
+  attentions = 6.0 * sizes.emb_dim * sizes.attention_dim
+  return attentions + (sizes.num_mlp_inputs + 1.0) * sizes.emb_dim * (
+    sizes.mlp_dim
+  )
+
+
+def _scored_columns(cost, sizes) -> tuple[np.ndarray, np.ndarray]:
+  """[L] columns that each layer's exit takes, and whether they are all."""
+  exits = tuple(range(1, sizes.num_decoder_layers + 1))
+  so_far = cost.output_embedding(sizes, exits) / (2.0 * sizes.emb_dim)
+  columns = np.diff(so_far, prepend=0.0)
+  return columns, columns >= sizes.vocab_size
+
+
+def _checked_shares(layer_shares, num_layers: int) -> np.ndarray:
+  shares = np.asarray(layer_shares, np.float64)
+  if shares.shape != (num_layers,) or abs(shares.sum() - 1.0) > 1e-6:
+    raise errors.DataError(
+      f'The shares of the exits must be {num_layers} numbers that sum to 1, got'
+      f' {shares.tolist()}.'
+    )
+  return shares
