@@ -206,25 +206,23 @@ def write_dump(
   Raises:
     CalmError: as `dump.runner.run`.
   """
-  from calm_jax.data import corpus, tasks
+  from calm_jax.data import task_examples
   from calm_jax.dump import runner
 
-  info = tasks.get_task(task)
-  examples = corpus.load_corpus(task, split)[:max_examples]
-  data_digest = corpus.read_manifest(corpus.ensure_corpus())['digest']
+  found = task_examples.load(task, split)
   header = runner.header(
     loaded.generator,
     task=task,
     split=split,
-    metric=info.metric,
+    metric=found.info.metric,
     thresholds=thresholds or runner.DEFAULT_THRESHOLDS,
     model_digest=loaded.digest,
-    data_digest=data_digest,
+    data_digest=found.digest,
     command=shlex.join(['calm', *sys.argv[1:]]),
   )
   return runner.run(
     loaded.generator,
-    examples,
+    found.examples[:max_examples],
     header,
     output_dir,
     overwrite=overwrite,

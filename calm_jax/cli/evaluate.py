@@ -134,7 +134,7 @@ def evaluate_dump(
   import numpy as np
 
   from calm_jax import evaluation
-  from calm_jax.data import tasks
+  from calm_jax.data import task_examples
   from calm_jax.evaluation import checks
 
   manifest, data = test
@@ -142,7 +142,7 @@ def evaluate_dump(
     loaded, dataclasses.asdict(manifest), 'The test dump'
   )
   checks.check_inputs(test, calibration, calibration_dump, metric)
-  info = tasks.get_task(manifest.task)
+  info = task_examples.find_task(manifest.task)
   generator = loaded.generator
   # Too long ones were cut when they were dumped, as the dump has said.
   with warnings.catch_warnings(action='ignore'):
@@ -154,9 +154,9 @@ def evaluate_dump(
       generator, data, calibration, batch_size, timed_examples, timed_repeats
     ),
     pieces=generator.tokenizer.pieces,
-    baselines={
-      info.baseline: [info.baseline_prediction(x) for x in data.sources]
-    },
+    # A file's task is known only where its gin file was read.
+    baselines=info
+    and {info.baseline: [info.baseline_prediction(x) for x in data.sources]},
     calibration_dump=calibration_dump,
     source_lengths=np.count_nonzero(source_tokens, axis=1),
     own_metric=metric,

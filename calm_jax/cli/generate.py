@@ -233,10 +233,10 @@ class _Writer:
       print(terminal.legend(self._num_layers))
 
   def __call__(self, number: int, text: str, task: str) -> None:
-    from calm_jax.data import tasks
+    from calm_jax.data import task_examples
 
     _check_is_text(number, text)
-    info = tasks.get_task(task)
+    info = task_examples.get_task(task)
     inputs = info.inputs_of(text)
     if not inputs.removeprefix(info.prefix).strip():
       raise errors.DataError(

@@ -27,6 +27,7 @@ TASK = settings.Setting(
   str,
   'docstring_restoration',
   'task whose text is read',
+  objects=True,  # As @file_tasks.register(), which gives a name.
 )
 
 
@@ -79,11 +80,12 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
   model = gin_setup.macro('MODEL')
   lengths = gin_setup.macro('TASK_FEATURE_LENGTHS', {})
   found = load.load_model(path, model.config)
+  vocabulary_path = gin_setup.macro('VOCABULARY_PATH') or found.vocabulary_path
   generator = generation.TextGenerator(
     model,
     found.params,
-    vocabulary.Tokenizer(found.vocabulary_path)
-    if found.vocabulary_path
+    vocabulary.Tokenizer(vocabulary_path)
+    if vocabulary_path
     else vocabulary.default_tokenizer(),
     inputs_length=lengths.get('inputs', 64),
     max_decode_length=lengths.get('targets', 64),

@@ -11,12 +11,19 @@ import difflib
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.data import arrays, corpus, splits, tasks, vocabulary
+from calm_jax.data import (
+  arrays,
+  corpus,
+  splits,
+  task_registry,
+  tasks,
+  vocabulary,
+)
 
 
 def register(
@@ -40,26 +47,13 @@ def register(
   """
   import seqio
 
-  feature = seqio.Feature(vocabulary.load_vocabulary(vocabulary_path))
   # A mixture refers to its tasks, so it leaves first.
   _remove(seqio.MixtureRegistry, tasks.MIXTURE)
   for task in tasks.TASKS.values():
     load = functools.partial(
       corpus.load_corpus, task.name, source=source, cache_dir=cache_dir
     )
-    _remove(seqio.TaskRegistry, task.name)
-    seqio.TaskRegistry.add(
-      task.name,
-      source=seqio.FunctionDataSource(
-        _dataset_fn(load), splits=tuple(splits.SPLITS)
-      ),
-      preprocessors=[
-        seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos_after_trim,
-      ],
-      output_features={'inputs': feature, 'targets': feature},
-      metric_fns=tasks.metric_fns(task),
-    )
+    register_examples(task, load, tuple(splits.SPLITS), vocabulary_path)
   # Each example is as likely as any other, whatever its task.
   seqio.MixtureRegistry.add(
     tasks.MIXTURE,
@@ -71,6 +65,41 @@ def register(
         )
       )
     ),
+  )
+
+
+def register_examples(
+  task: tasks.TaskInfo,
+  load: Callable[[str], Sequence[corpus.Example]],
+  split_names: Sequence[str],
+  vocabulary_path: str | os.PathLike | None = None,
+) -> None:
+  """Registers examples that fit in memory as a task of seqio's, or anew.
+
+  Args:
+    task: its name and metrics.
+    load: gives the examples of a split; called when they are asked for.
+    split_names: splits that it knows.
+    vocabulary_path: SentencePiece model; the shipped one if None.
+
+  Raises:
+    DataError: the vocabulary is missing or damaged.
+  """
+  import seqio
+
+  feature = seqio.Feature(vocabulary.load_vocabulary(vocabulary_path))
+  _remove(seqio.TaskRegistry, task.name)
+  seqio.TaskRegistry.add(
+    task.name,
+    source=seqio.FunctionDataSource(
+      _dataset_fn(load), splits=tuple(split_names)
+    ),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={'inputs': feature, 'targets': feature},
+    metric_fns=tasks.metric_fns(task),
   )
 
 
@@ -156,10 +185,12 @@ def seqio_eval_batches(
 
 
 def _prepare(name: str, split: str, vocab_size: int | None = None) -> None:
-  """Registers our tasks where `name` needs it; checks that all fits."""
+  """Registers our tasks where `name` is one; checks that all fits."""
   import seqio
 
-  if not _is_registered(name):
+  if (task := task_registry.find(name)) is not None:
+    task.add_to_seqio()
+  elif not _is_registered(name):
     register()
   _check_names(name, split)
   features = seqio.get_mixture_or_task(name).output_features

@@ -6,6 +6,7 @@ drops the examples that quote a target of another split.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 from calm_jax.data import prose
 
@@ -30,10 +31,24 @@ def words_of(text: str) -> str:
 
 def split_of(example_id: str) -> str:
   """Split of an id, from its place in the range of all ids."""
-  percent = int(example_id, 16) * 100 // 16**_ID_DIGITS
+  return _place(example_id, SPLITS)
+
+
+def held_out_split_of(example_id: str) -> str:
+  """The same where a publisher has set training examples apart.
+
+  The others become validation, calibration and test examples, in the
+  proportions of `SPLITS`.
+  """
+  shares = {name: share for name, share in SPLITS.items() if name != 'train'}
+  return _place(example_id, shares)
+
+
+def _place(example_id: str, shares: Mapping[str, int]) -> str:
+  place = int(example_id, 16) * sum(shares.values()) // 16**_ID_DIGITS
   upper = 0
-  for name, share in SPLITS.items():
+  for name, share in shares.items():
     upper += share
-    if percent < upper:
+    if place < upper:
       return name
   raise ValueError(f'An id has {_ID_DIGITS} hexadecimal digits: {example_id}')
