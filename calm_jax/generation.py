@@ -75,6 +75,7 @@ class TextGenerator:
     model.measure.check(model.config, params)
     self.model = model
     self.params = jax.device_put(params)
+    self._prepared = jax.jit(model.prepare)(self.params)
     self.tokenizer = tokenizer
     self.inputs_length = inputs_length
     self.max_decode_length = max_decode_length
@@ -90,12 +91,13 @@ class TextGenerator:
       )
     )
 
-  def _traceable(self, params, tokens, thresholds, trace, **drawing):
+  def _traceable(self, params, prepared, tokens, thresholds, trace, **drawing):
     return self.model.generate(
       params,
       tokens,
       thresholds,
       max_decode_length=self.max_decode_length,
+      prepared=prepared,
       trace=trace,
       **drawing,
     )
@@ -176,6 +178,7 @@ class TextGenerator:
     drawing = {'sampler': sampler, 'seeds': seeds, 'prompts': prompts}
     result = self._generate(
       self.params,
+      self._prepared,
       jnp.asarray(tokens),
       jnp.asarray(thresholds),
       trace=trace,

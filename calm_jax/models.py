@@ -239,6 +239,10 @@ class EncoderDecoderModel:
       outputs = {name: x[:, 0] for name, x in outputs.items()}
     return outputs.pop('tokens'), outputs
 
+  def prepare(self, params: Params) -> Any:
+    """What the measure derives from the parameters, for `generate`."""
+    return self.measure.prepare(self.config, params)
+
   def generate(
     self,
     params: Params,
@@ -250,6 +254,7 @@ class EncoderDecoderModel:
     sampler: sampling.Sampler | None = None,
     seeds: jax.Array | None = None,
     prompts: jax.Array | None = None,
+    prepared: Any = None,
     eos_id: int = EOS_ID,
   ) -> decoding.DecodeResult:
     """Generates, each row leaving the decoder at its own threshold.
@@ -269,6 +274,7 @@ class EncoderDecoderModel:
         depend on its own seed, not on its place in the batch.
       prompts: [sources, length] tokens that outputs start with, 0 after them.
         The full model reads them: their positions use all layers.
+      prepared: from `prepare`; if None, every call prepares the measure anew.
       eos_id: the token that ends an output.
 
     Returns:
@@ -293,7 +299,9 @@ class EncoderDecoderModel:
     prompts = None if prompts is None else by_row(prompts)
     thresholds = thresholds.reshape(-1)
     batch_size = tokens.shape[0]
-    decoder = self._decoder(params, trace, sampler)
+    if prepared is None:
+      prepared = self.prepare(params)
+    decoder = self._decoder(params, prepared, trace, sampler)
     constants = decoder.constants(encoded, tokens, max_decode_length)
     row_keys = None
     if sampler is not None:
@@ -371,7 +379,7 @@ class EncoderDecoderModel:
       row_lengths=self._row_lengths(encoder_input_tokens, None),
     )
 
-  def _decoder(self, params, trace, sampler):
+  def _decoder(self, params, prepared, trace, sampler):
     decoder = layer_loop.EarlyExitDecoder(
       params,
       self.config,
@@ -379,6 +387,7 @@ class EncoderDecoderModel:
       exit_layers=self.exit_layers,
       propagation=self.propagation,
       sampler=sampler,
+      prepared=prepared,
       trace=trace,
     )
     if isinstance(self.measure, oracle.Oracle):

@@ -42,6 +42,7 @@ class LayerView:
     params: the network's parameters, for measures that are trained.
     network: calls a method of `t5.network.Transformer` by name.
     predict: (logits, log_rest=None) -> prediction, greedy or drawn.
+    prepared: what the measure's own `prepare` returned.
     token_state: what this measure answered at the layer before it, for this
       token; its `start_token` at the first exit.
     sequence_state: what it answered last, for this sequence.
@@ -58,6 +59,7 @@ class LayerView:
   params: Mapping[str, Any]
   network: Callable[..., jax.Array]
   predict: Callable[..., Prediction]
+  prepared: Any = ()
   token_state: Any = ()
   sequence_state: Any = ()
 
@@ -101,6 +103,14 @@ class ConfidenceMeasure(abc.ABC):
   @abc.abstractmethod
   def __call__(self, view: LayerView) -> Measurement:
     """Measures all rows after a layer."""
+
+  def prepare(self, config: network.T5Config, params: Mapping[str, Any]) -> Any:
+    """Arrays that the measure derives from the parameters, once per model.
+
+    They are arguments of the compiled program, as the parameters are.
+    """
+    del config, params
+    return ()
 
   def start_token(self, config: network.T5Config, batch_size: int) -> Any:
     """What the measure knows of a token before its first exit."""

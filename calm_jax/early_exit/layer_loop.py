@@ -133,6 +133,7 @@ class EarlyExitDecoder:
     propagation: what skipped layers see of a token.
     sampler: draws tokens from the distribution of the layer where they leave;
       the best one if None.
+    prepared: what the measure derived from the parameters.
     trace: whether to record every layer's confidence and best token.
   """
 
@@ -148,6 +149,7 @@ class EarlyExitDecoder:
   sampler: sampling.Sampler | None = struct.field(
     pytree_node=False, default=None
   )
+  prepared: Any = ()
   trace: bool = struct.field(pytree_node=False, default=False)
 
   def constants(
@@ -384,6 +386,7 @@ class EarlyExitDecoder:
       is_full_model=call.thresholds >= 1.0,
       params=self.params,
       network=self._transformer,
+      prepared=self.prepared,
       predict=call.predict,
       token_state=measured,
       sequence_state=state.cache.measure_state,

@@ -34,6 +34,9 @@ class NeverExit(confidence.ConfidenceMeasure):
   def check(self, config, params=None):
     self.measure.check(config, params)
 
+  def prepare(self, config, params):
+    return self.measure.prepare(config, params)
+
   def start_token(self, config, batch_size):
     return self.measure.start_token(config, batch_size)
 
