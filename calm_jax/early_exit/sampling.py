@@ -1,6 +1,7 @@
 """Draws a token from the distribution of the layer where it leaves."""
 
 import dataclasses
+import numbers
 
 import gin
 import jax
@@ -9,6 +10,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
+
+# A float32's bits in the order of the floats: those of negative ones mirrored.
+_MIRROR = 0x7FFFFFFF
 
 # Logits over a smaller one leave float32's range; T5X is greedy below it.
 _LEAST_TEMPERATURE = 1e-4
@@ -23,7 +27,8 @@ class Sampler:
     temperature: divides the logits; small values approach the greedy choice.
     top_k: only the k most probable tokens are drawn; 0 for all.
     top_p: of these only the most probable ones that together reach this
-      probability; 0 for all.
+      probability; 0 for all. Tokens as probable as the last one that either
+      keeps are kept too: which of them has the lower id says nothing.
     rescale_log_probs: whether a token's log-probability is that of the
       distribution it was drawn from (T5X's default), or of the model's.
 
@@ -37,6 +42,12 @@ class Sampler:
   rescale_log_probs: bool = True
 
   def __post_init__(self):
+    for name in ('temperature', 'top_p'):
+      if not isinstance(getattr(self, name), numbers.Real):
+        raise errors.ConfigError(
+          f'Sampler.{name} must be a number, known when the program is'
+          f' compiled, got {getattr(self, name)!r}.'
+        )
     if not _LEAST_TEMPERATURE <= self.temperature < float('inf'):
       raise errors.ConfigError(
         f'Sampler.temperature must be finite and at least {_LEAST_TEMPERATURE},'
@@ -90,11 +101,48 @@ class Sampler:
       values, _ = lax.optimization_barrier(lax.top_k(logits, self.top_k))
       logits = jnp.where(logits >= values[:, -1:], logits, -jnp.inf)
     if 0.0 < self.top_p < 1.0:
-      ordered = -jnp.sort(-logits, axis=-1)
-      probabilities = jax.nn.softmax(ordered)
-      before = jnp.cumsum(probabilities, axis=-1) - probabilities
-      # The least probable token that is still needed to reach top_p.
-      last = jnp.sum(before < self.top_p, axis=-1, keepdims=True) - 1
-      lowest = jnp.take_along_axis(ordered, last, axis=-1)
+      lowest = _lowest_needed(logits, self.top_p)
       logits = jnp.where(logits >= lowest, logits, -jnp.inf)
     return logits
+
+
+def _lowest_needed(
+  logits: Float[Array, 'batch candidates'], top_p: float
+) -> Float[Array, 'batch 1']:
+  """The least logit that is still needed to reach `top_p`, without a sort.
+
+  A token is needed if the more probable ones do not reach top_p without it.
+  Their probability only falls as a logit grows, so the least needed logit is
+  found by bisection, over the 2^32 floats themselves: 32 sums over the
+  candidates, and no tolerance.
+  """
+  weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  wanted = top_p * jnp.sum(weights, axis=-1, keepdims=True)
+
+  def halve(_, bounds):
+    too_low, needed = bounds
+    # Their mean, rounded down; their sum could leave int32.
+    middle = (too_low & needed) + ((too_low ^ needed) >> 1)
+    is_above = logits > _float_of(middle)
+    above = jnp.sum(jnp.where(is_above, weights, 0.0), axis=-1, keepdims=True)
+    is_needed = above < wanted
+    return (
+      jnp.where(is_needed, too_low, middle),
+      jnp.where(is_needed, middle, needed),
+    )
+
+  highest = _order_of(jnp.max(logits, axis=-1, keepdims=True))
+  bounds = jnp.full_like(highest, _order_of(-jnp.inf)), highest
+  return _float_of(lax.fori_loop(0, 32, halve, bounds)[1])
+
+
+def _order_of(values: jax.Array) -> jax.Array:
+  """float32 -> int32 in the same order."""
+  bits = lax.bitcast_convert_type(jnp.float32(values), jnp.int32)
+  return jnp.where(bits < 0, bits ^ _MIRROR, bits)
+
+
+def _float_of(order: jax.Array) -> jax.Array:
+  """The inverse of `_order_of`."""
+  bits = jnp.where(order < 0, order ^ _MIRROR, order)
+  return lax.bitcast_convert_type(bits, jnp.float32)

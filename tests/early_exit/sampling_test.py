@@ -47,6 +47,49 @@ def test_truncation_equals_numpy(temperature, k, p):
     )
 
 
+def _sorted_top_p(logits, top_p):
+  """Top-p by its definition, over a sorted vocabulary."""
+  ordered = -np.sort(-np.float64(logits), axis=-1)
+  probabilities = scipy.special.softmax(ordered, axis=-1)
+  before = np.cumsum(probabilities, axis=-1) - probabilities
+  lowest = np.where(before < top_p, ordered, np.inf).min(axis=-1)
+  return logits >= lowest[:, None]
+
+
+# Where ties matter: signed zeros, whole rows of equals, logits so close that
+# their probabilities round alike, and candidates that top-k has ruled out.
+TIES = np.float32(
+  [
+    [1.0, 1.0, 0.0, -0.0, 0.0, -1.0, -1.0, 2.0],
+    [3.0] * 8,
+    [-5.0] * 4 + [-6.0] * 4,
+    [0.0, -0.0, 1e-9, -1e-9, 0.0, -50.0, -200.0, 1e-9],
+    [0.5, 0.5, -np.inf, -np.inf, -1.0, -1.0, -np.inf, -2.0],
+  ]
+)
+
+
+@pytest.mark.parametrize('top_p', [1e-6, 0.1, 0.33, 0.61, 0.9, 0.999])
+def test_top_p_keeps_what_a_sort_keeps(top_p):
+  rng = np.random.default_rng(0)
+  random = rng.normal(size=(40, 301)).astype(np.float32)
+  scaled = random * rng.choice([0.01, 1.0, 30.0], (40, 1)).astype(np.float32)
+  for logits in (scaled, np.round(random, 1), TIES):
+    allowed = np.asarray(sampling.Sampler(top_p=top_p).truncated(logits))
+    expected = np.where(_sorted_top_p(logits, top_p), logits, -np.inf)
+    np.testing.assert_array_equal(allowed, expected)
+
+
+def test_equals_of_the_last_kept_token_are_kept():
+  logits = jnp.float32([[2.0, 1.0, 1.0, 1.0, 0.0]])
+  kept = jnp.float32([[2.0, 1.0, 1.0, 1.0, -np.inf]])
+  # By number the second, by probability (0.42 of the first) the third of them.
+  for sampler in (sampling.Sampler(top_k=2), sampling.Sampler(top_p=0.5)):
+    np.testing.assert_array_equal(sampler.truncated(logits), kept)
+  alone = sampling.Sampler(top_p=0.4).truncated(logits)
+  assert np.isfinite(alone).tolist() == [[True] + [False] * 4]
+
+
 def test_draws_follow_the_distribution():
   sampler = sampling.Sampler(temperature=1.5, top_k=4)
   count = 20_000
@@ -84,6 +127,9 @@ def test_log_probs_count_what_cannot_be_drawn():
     {'top_k': -1},
     {'top_k': 1.5},
     {'top_p': 1.1},
+    {'top_p': float('nan')},
+    {'top_p': np.zeros(2)},
+    {'temperature': '1'},
   ],
 )
 def test_impossible_samplers_are_refused(options):
