@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Deletes a TPU and its request. What lies on its disks is lost.
-# shellcheck source-path=SCRIPTDIR
+# shellcheck disable=SC1091,SC2034,SC2154 # the files of lib are checked alone
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/flags.sh"

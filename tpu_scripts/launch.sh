@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts a calm command on every worker; it outlives the connection.
-# shellcheck source-path=SCRIPTDIR
+# shellcheck disable=SC1091,SC2034,SC2154 # the files of lib are checked alone
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/flags.sh"

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154
 # Flags written as T5X's: --name=value, --switch; after -- come arguments for
 # somebody else. The default of --name is the environment variable
 # CALM_TPU_NAME. The functions fill FLAG (name -> value) and REST.
@@ -38,7 +39,8 @@ define_flag() {
   FLAG_HELP[$1]=${*:4}
 }
 
-# parse_flags DESCRIPTION ARGUMENT...: --env is known to scripts that start jobs.
+# parse_flags DESCRIPTION ARGUMENT...
+# --env is known to the scripts that start jobs.
 parse_flags() {
   local description=$1 argument name
   shift
@@ -54,8 +56,8 @@ parse_flags() {
         _set_flag "${name#--}" "${argument#*=}"
         ;;
       --*) _set_switch "${argument#--}" ;;
-      *) fail "$CONFIG_ERROR" "flags are written --name=value, got '$argument'." \
-        'Arguments for calm come after --.' ;;
+      *) fail "$CONFIG_ERROR" 'flags are written --name=value, got' \
+        "'$argument'. Arguments for calm come after --." ;;
     esac
   done
 }

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154
 # The gcloud commands, shown or run; what their failures mean.
 
 # quoted WORD...: one line that bash reads back as these words.

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154
 # The cost guard's clock: hours during which there was a TPU, those of lost ones
-# included. A file keeps them, so that a watch that is begun again counts on, and
+# included. A file keeps them, so that a watch that is begun again counts on;
 # a laptop's sleep counts as well.
 
 USED_SECONDS=0

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154
 # The flags that several scripts share, and their checks.
 
 define_target_flags() {

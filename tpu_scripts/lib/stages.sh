@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154
 # What the scripts do, one function per stage; watch.sh puts them in a row.
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -68,7 +69,7 @@ set_up() {
     what=(wheel "${FLAG[wheel]##*/}")
     files+=("${FLAG[wheel]}")
   else
-    what=(checkout checkout.tar.gz)
+    what=(checkout checkout.tar)
     pack_checkout || return
     files+=("$CHECKOUT")
   fi
@@ -81,7 +82,7 @@ set_up() {
 # Packs the files that git tracks or would track, as they are now.
 pack_checkout() {
   local path paths=()
-  CHECKOUT=$CACHE/checkout.tar.gz
+  CHECKOUT=$CACHE/checkout.tar
   if on dry_run; then
     echo "# packs the checkout into $CHECKOUT"
     return
@@ -95,7 +96,7 @@ pack_checkout() {
   # The same files give the same bytes, so that nothing is installed twice.
   printf '%s\0' "${paths[@]}" |
     LC_ALL=C tar -C "$ROOT" --null --sort=name --owner=0 --group=0 \
-      --no-recursion -cf - -T - | gzip -n >"$CHECKOUT"
+      --no-recursion -cf "$CHECKOUT" -T -
 }
 
 # job_command VERB ARGUMENT...: a line for the workers.

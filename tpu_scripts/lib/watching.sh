@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153,SC2154
 # The loop of watch.sh: look, repair, count the hours, delete.
 
 LAUNCHED=false

@@ -59,7 +59,7 @@ install_package() {
     checkout)
       rm -rf "$home/checkout"
       mkdir "$home/checkout"
-      tar -C "$home/checkout" -xzf "$incoming/$source"
+      tar -C "$home/checkout" -xf "$incoming/$source"
       package="calm_jax[tpu] @ file://$home/checkout"
       ;;
     *) fail "unknown kind of package: $kind" ;;
@@ -77,8 +77,8 @@ import jax
 kinds = sorted({d.device_kind for d in jax.local_devices()})
 print(jax.local_device_count(), "devices:", ", ".join(kinds))
 raise SystemExit(jax.default_backend() != "tpu")
-' || fail 'JAX sees no TPU. Another process may hold it: sudo lsof /dev/accel*' \
-    '/dev/vfio/*; a reboot frees it.'
+' || fail 'JAX sees no TPU. Another process may hold it:' \
+    'sudo lsof /dev/accel* /dev/vfio/*; a reboot frees it.'
 }
 
 mkdir -p "$home"

@@ -149,7 +149,7 @@ restore() {
     rm -rf "$sync_dir.incoming"
     mkdir "$sync_dir.incoming"
     gcloud storage rsync "$bucket/$latest" "$sync_dir.incoming" --recursive \
-      </dev/null || fail "$RESOURCE_ERROR" "$bucket/$latest cannot be copied here."
+      </dev/null || fail "$RESOURCE_ERROR" "$bucket/$latest cannot be read."
     mv "$sync_dir.incoming" "$sync_dir"
     echo "== restored $sync_dir from $bucket/$latest"
   fi
