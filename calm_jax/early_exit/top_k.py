@@ -21,8 +21,10 @@ from calm_jax.early_exit import confidence
 
 
 @struct.dataclass
-class _Candidates:
+class Candidates:
   """The tokens that a position still chooses from.
+
+  Serves `screening` too.
 
   Attributes:
     ids: [batch, K] int32, ascending, so that the lowest id wins a tie.
@@ -106,13 +108,17 @@ class TopKPropagation(confidence.ConfidenceMeasure):
       return self._at_last_layer(view)
     if view.token_state is not None:
       return self._among_candidates(view)
+    return self._from_vocabulary(view)
+
+  def _from_vocabulary(self, view):
+    """Scores all tokens and, from `taken_at` on, keeps the best."""
     logits = view.logits().astype(jnp.float32)
     takes_all = self.k[0] == logits.shape[-1]
     if takes_all or view.layer < (self.taken_at or 1):
       prediction = view.predict(logits)
       return confidence.Measurement(prediction.gap, prediction, None)
-    everything = _Candidates(None, None, None, num_exits=0)
-    logits, state = _best(view, logits, everything, self.k[0])
+    everything = Candidates(None, None, None, num_exits=0)
+    logits, state = best(view, logits, everything, self.k[0])
     return self._answer(view, logits, state)
 
   def _among_candidates(self, view):
@@ -123,7 +129,7 @@ class TopKPropagation(confidence.ConfidenceMeasure):
     )
     k = self.k[min(state.num_exits, len(self.k) - 1)]
     if k < state.ids.shape[1]:
-      logits, state = _best(view, logits, state, k)
+      logits, state = best(view, logits, state, k)
     else:
       state = state.replace(num_exits=state.num_exits + 1)
     return self._answer(view, logits, state)
@@ -154,20 +160,43 @@ class TopKPropagation(confidence.ConfidenceMeasure):
     return answer.replace(confidence=prediction.gap, prediction=prediction)
 
 
-def _best(view, logits, state, k):
-  """The best k of the scored tokens, and what is known of all others."""
-  _, best = lax.optimization_barrier(lax.top_k(logits, k))
-  # Ascending: among equal logits the lowest id comes first, as everywhere.
-  kept = jnp.sort(best, axis=-1)
-  is_kept = jnp.zeros(logits.shape, bool)
-  is_kept = jax.vmap(lambda row, ids: row.at[ids].set(True))(is_kept, kept)
-  log_rest = jax.nn.logsumexp(jnp.where(is_kept, -jnp.inf, logits), axis=-1)
+def best(
+  view: confidence.LayerView,
+  logits: Float[Array, 'batch scored'],
+  state: Candidates,
+  k: int,
+) -> tuple[Float[Array, 'batch k'], Candidates]:
+  """The best k of the scored tokens, and what is known of all others.
+
+  Args:
+    view: of the exit.
+    logits: of the tokens in `state`; of all tokens if its `ids` are None.
+    state: what was scored.
+    k: how many to keep.
+
+  Returns:
+    Their logits, and the tokens that are left.
+  """
+  kept, log_rest = split(logits, k)
   if state.ids is None:
     ids, columns = kept, view.network(kept, method='output_columns')
   else:
     ids = jnp.take_along_axis(state.ids, kept, axis=-1)
     columns = jnp.take_along_axis(state.columns, kept[..., None], axis=1)
     log_rest = jnp.logaddexp(log_rest, state.log_rest)
-  return jnp.take_along_axis(logits, kept, axis=-1), _Candidates(
+  return jnp.take_along_axis(logits, kept, axis=-1), Candidates(
     ids, columns, log_rest, num_exits=state.num_exits + 1
   )
+
+
+def split(
+  logits: Float[Array, 'batch scored'], k: int
+) -> tuple[Int[Array, 'batch k'], Float[Array, ' batch']]:
+  """Indices of the k largest, ascending, and log-sum-exp of all others."""
+  _, largest = lax.optimization_barrier(lax.top_k(logits, k))
+  # Ascending: among equal logits the lowest id comes first, as everywhere.
+  kept = jnp.sort(largest, axis=-1)
+  is_kept = jnp.zeros(logits.shape, bool)
+  is_kept = jax.vmap(lambda row, ids: row.at[ids].set(True))(is_kept, kept)
+  rest = jnp.where(is_kept, -jnp.inf, logits)
+  return kept, jax.nn.logsumexp(rest, axis=-1)
