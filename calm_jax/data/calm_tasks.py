@@ -243,6 +243,3 @@ SQUAD = CalmTask(
   metric_fns=('squad',),
 )
 TASKS = {task.info.name: task for task in (CNN_DAILYMAIL, WMT15_ENFR, SQUAD)}
-
-for _task in TASKS.values():
-  task_registry.add(_task)

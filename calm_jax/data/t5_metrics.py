@@ -1,7 +1,8 @@
 """T5's scores of a whole split, in percent: what papers print.
 
-Functions of (targets, predictions), as seqio's evaluators call them; calibration
-needs a score per example: `calm_jax.text_metrics`. No TensorFlow.
+Functions of (targets, predictions), as seqio's evaluators call them. For a
+calibration, which needs a score per example, see `calm_jax.text_metrics`. No
+TensorFlow.
 """
 
 from collections.abc import Sequence

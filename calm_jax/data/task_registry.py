@@ -1,11 +1,10 @@
 """Tasks that are not built in, by name: what `task_examples` looks up.
 
-Filled by `calm_tasks` with CALM's when it is imported, and from gin files by
+CALM's, as `calm_tasks` has them, and what gin files add by
 `file_tasks.register` and `calm_tasks.register`. Free of TensorFlow.
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Iterable
 from typing import Protocol
@@ -48,14 +47,12 @@ def add(task: TextTask) -> str:
 
 def find(name: str) -> TextTask | None:
   """The task of that name; None if there is none."""
-  _import_calm_tasks()
-  return _added.get(name)
+  return _all().get(name)
 
 
 def names() -> list[str]:
-  """Names of all tasks that were added."""
-  _import_calm_tasks()
-  return sorted(_added)
+  """Names of all of them."""
+  return sorted(_all())
 
 
 def example_id_of(*texts: str) -> str:
@@ -73,5 +70,7 @@ def distinct(examples: Iterable[corpus.Example]) -> list[corpus.Example]:
   return [found[example_id] for example_id in sorted(found)]
 
 
-def _import_calm_tasks() -> None:
-  importlib.import_module('calm_jax.data.calm_tasks')
+def _all() -> dict[str, TextTask]:
+  from calm_jax.data import calm_tasks
+
+  return {**calm_tasks.TASKS, **_added}
