@@ -3,7 +3,8 @@
 The layers are a chain of conditionals: layer k + 1 runs if any row of the batch
 is still undecided after layer k. Rows are independent: a row that has left
 keeps its state while others go on, and its result is the same whatever else is
-in the batch.
+in the batch. In a larger batch the rows that go on are packed (`packing`), so
+that a layer costs what they need.
 
 Layers that a token skipped still need its keys and values when a later token
 enters them. They are computed from the state in which the token left, through
@@ -28,13 +29,19 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit import confidence as confidence_lib
-from calm_jax.early_exit import lazy_cache, sampling, schedule
+from calm_jax.early_exit import lazy_cache, packing, sampling, schedule
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.early_exit import propagation as propagation_lib
 from calm_jax.t5 import masks, network
 
 # What a trace holds where a layer was not run, or has no confidence.
 NOT_RUN = -1
+
+# Rows of a pack, by measurement (docs/speed.md).
+ROWS_PER_PACK = 8
+# A pack reads the weights once more: with more rows than this share of a batch
+# the whole batch is faster.
+_LARGEST_PACKED_SHARE = 0.75
 
 
 @struct.dataclass
@@ -118,7 +125,28 @@ class _TokenCall:
   position: jax.Array
   thresholds: jax.Array
   constants: DecoderConstants
-  predict: Callable[..., prediction_lib.Prediction]
+  sample_keys: jax.Array | None = None
+
+  def rows(self, i: int) -> tuple:
+    """What differs between rows, for layer `i`: [batch, ...] arrays."""
+    constants = self.constants
+    return (
+      self.thresholds,
+      constants.cross_keys[i],
+      constants.cross_values[i],
+      constants.cross_bias,
+      self.sample_keys,
+    )
+
+  def with_rows(self, i: int, rows: tuple) -> '_TokenCall':
+    """The same with other rows."""
+    thresholds, keys, values, cross_bias, sample_keys = rows
+    constants = self.constants.replace(
+      cross_keys=_replace_at(self.constants.cross_keys, i, keys),
+      cross_values=_replace_at(self.constants.cross_values, i, values),
+      cross_bias=cross_bias,
+    )
+    return _TokenCall(self.position, thresholds, constants, sample_keys)
 
 
 @struct.dataclass
@@ -135,6 +163,8 @@ class EarlyExitDecoder:
       the best one if None.
     prepared: what the measure derived from the parameters.
     trace: whether to record every layer's confidence and best token.
+    rows_per_pack: rows of a larger batch that a layer takes at a time once
+      others have left; the numbers are the same with any.
   """
 
   params: Mapping[str, Any]
@@ -151,6 +181,7 @@ class EarlyExitDecoder:
   )
   prepared: Any = ()
   trace: bool = struct.field(pytree_node=False, default=False)
+  rows_per_pack: int = struct.field(pytree_node=False, default=ROWS_PER_PACK)
 
   def constants(
     self,
@@ -227,13 +258,11 @@ class EarlyExitDecoder:
     Returns:
       The result of each row, and the cache with this position added.
     """
-    call = _TokenCall(
-      position, thresholds, constants, self._predictor(sample_keys)
-    )
+    call = _TokenCall(position, thresholds, constants, sample_keys)
     state = self._run(token, undecided, call, cache)
     result = state.result
     if not self.measure.predicts:
-      prediction = call.predict(self._logits(state.hidden))
+      prediction = self._predict(call)(self._logits(state.hidden))
       result = result.replace(
         token=prediction.token, log_prob=prediction.log_prob
       )
@@ -256,7 +285,7 @@ class EarlyExitDecoder:
     """
     silent = self.replace(measure=confidence_lib.StaticExit(), trace=False)
     thresholds = jnp.ones(token.shape)
-    call = _TokenCall(position, thresholds, constants, self._predictor(None))
+    call = _TokenCall(position, thresholds, constants)
     undecided = jnp.ones(token.shape, bool)
     state = silent._run(token, undecided, call, cache)
     return self._logits(state.hidden), _with_exit_state(state, position)
@@ -274,13 +303,13 @@ class EarlyExitDecoder:
     measured = self.measure.start_token(self.config, token.shape[0])
     return self._run_from(1, state, measured, call)
 
-  def _predictor(self, sample_keys):
+  def _predict(self, call) -> Callable[..., prediction_lib.Prediction]:
     """Prediction of logits, drawn by the sampler if there is one."""
     if self.sampler is None:
       return prediction_lib.predict
 
     def choose(logits, log_rest):
-      return self.sampler(sample_keys, logits, log_rest)
+      return self.sampler(call.sample_keys, logits, log_rest)
 
     return functools.partial(prediction_lib.predict, choose=choose)
 
@@ -290,8 +319,7 @@ class EarlyExitDecoder:
     `measured` is the measure's state of this token. No layer below needs it
     back, so its shape may change from layer to layer.
     """
-    state, below = self._run_layer(layer, state, call)
-    state, measured = self._decide(layer, state, below, measured, call)
+    state, measured = self._run_undecided(layer, state, measured, call)
     if layer == self.config.num_decoder_layers:
       return state
     return lax.cond(
@@ -300,6 +328,54 @@ class EarlyExitDecoder:
       lambda s: s,
       state,
     )
+
+  def _run_undecided(self, layer, state, measured, call):
+    """Runs one layer on the whole batch, or on packs where few rows need it."""
+    batch_size = state.undecided.shape[0]
+    if batch_size <= self.rows_per_pack:
+      return self._run_and_decide(layer, state, measured, call)
+    return lax.cond(
+      jnp.sum(state.undecided) > _LARGEST_PACKED_SHARE * batch_size,
+      lambda: self._run_and_decide(layer, state, measured, call),
+      lambda: self._run_packs(layer, state, measured, call),
+    )
+
+  def _run_packs(self, layer, state, measured, call):
+    """`_run_and_decide` on the undecided rows alone."""
+    i = layer - 1
+    cache = state.cache
+
+    def run_pack(carried, read_only, is_row):
+      pack, layer_cache, measure_state = carried
+      measured, exit_states, call_rows = read_only
+      pack = pack.replace(
+        undecided=pack.undecided & is_row,
+        cache=DecoderCache(
+          _replace_at(cache.layers, i, layer_cache), exit_states, measure_state
+        ),
+      )
+      pack, measured = self._run_and_decide(
+        layer, pack, measured, call.with_rows(i, call_rows)
+      )
+      pack, written = pack.replace(cache=None), pack.cache
+      return (pack, written.layers[i], written.measure_state), measured
+
+    (rows, layer_cache, measure_state), measured = packing.map_active_rows(
+      run_pack,
+      state.undecided,
+      (state.replace(cache=None), cache.layers[i], cache.measure_state),
+      (measured, cache.exit_states, call.rows(i)),
+      rows_per_pack=self.rows_per_pack,
+    )
+    written = cache.replace(
+      layers=_replace_at(cache.layers, i, layer_cache),
+      measure_state=measure_state,
+    )
+    return rows.replace(cache=written), measured
+
+  def _run_and_decide(self, layer, state, measured, call):
+    state, below = self._run_layer(layer, state, call)
+    return self._decide(layer, state, below, measured, call)
 
   def _run_layer(self, layer, state, call):
     """The layer itself: catches up its cache, adds this token, attends."""
@@ -387,7 +463,7 @@ class EarlyExitDecoder:
       params=self.params,
       network=self._transformer,
       prepared=self.prepared,
-      predict=call.predict,
+      predict=self._predict(call),
       token_state=measured,
       sequence_state=state.cache.measure_state,
     )
@@ -416,7 +492,7 @@ class EarlyExitDecoder:
 
   def _prediction_only(self, state, measured, call):
     """For the trace, at a layer without an exit."""
-    prediction = call.predict(self._logits(state.hidden))
+    prediction = self._predict(call)(self._logits(state.hidden))
     return confidence_lib.Measurement(
       jnp.full_like(prediction.gap, NOT_RUN),
       prediction,

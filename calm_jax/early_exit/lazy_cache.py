@@ -28,12 +28,12 @@ class LazyCache:
   Attributes:
     keys: [batch, heads, head_dim, target].
     values: [batch, heads, target, head_dim].
-    filled: number of leading positions written so far.
+    filled: [batch] int32, leading positions written so far of each row.
   """
 
   keys: Float[Array, 'batch heads kv target']
   values: Float[Array, 'batch heads target kv']
-  filled: Int[Array, '']
+  filled: Int[Array, ' batch']
 
   @classmethod
   def empty(cls, batch, heads, head_dim, target, dtype) -> 'LazyCache':
@@ -41,7 +41,7 @@ class LazyCache:
     return cls(
       keys=jnp.zeros((batch, heads, head_dim, target), dtype),
       values=jnp.zeros((batch, heads, target, head_dim), dtype),
-      filled=jnp.zeros((), jnp.int32),
+      filled=jnp.zeros((batch,), jnp.int32),
     )
 
   def with_position(
@@ -64,7 +64,7 @@ class LazyCache:
     return LazyCache(
       keys=write_rows(cache.keys, key, position, axis=3),
       values=write_rows(cache.values, value, position, axis=2),
-      filled=position + 1,
+      filled=jnp.full_like(cache.filled, position + 1),
     )
 
   def _caught_up(self, project, position, exit_states):
@@ -72,29 +72,32 @@ class LazyCache:
     chunk = min(_CHUNK, length)
 
     def fill_chunk(cache):
-      start = jnp.minimum(cache.filled, length - chunk)
+      # All rows take the same positions; rows that have them already keep them.
+      start = jnp.minimum(jnp.min(cache.filled), length - chunk)
       states = lax.dynamic_slice_in_dim(exit_states, start, chunk, axis=1)
       key, value = project(states)
       positions = start + jnp.arange(chunk)
-      pending = (positions >= cache.filled) & (positions < position)
+      pending = (positions >= cache.filled[:, None]) & (positions < position)
       return LazyCache(
         keys=write_rows(cache.keys, key, start, axis=3, where=pending),
         values=write_rows(cache.values, value, start, axis=2, where=pending),
-        filled=jnp.minimum(start + chunk, position),
+        filled=jnp.maximum(cache.filled, jnp.minimum(start + chunk, position)),
       )
 
-    return lax.while_loop(lambda x: x.filled < position, fill_chunk, self)
+    return lax.while_loop(
+      lambda x: jnp.any(x.filled < position), fill_chunk, self
+    )
 
 
 def write_rows(cache, rows, start, *, axis, where=None):
   """Writes rows into a cache from position `start` of `axis` on.
 
   Args:
-    cache: [..., target, ...] with the positions on `axis`.
+    cache: [batch, ..., target, ...] with the positions on `axis`.
     rows: the same shape with fewer positions.
     start: the first position, start + positions must not pass the end.
     axis: the axis of the positions.
-    where: [positions] bool; other rows keep what the cache holds.
+    where: [batch, positions] bool; elsewhere the cache keeps what it holds.
 
   Returns:
     The cache with the rows written.
@@ -102,6 +105,6 @@ def write_rows(cache, rows, start, *, axis, where=None):
   if where is not None:
     old = lax.dynamic_slice_in_dim(cache, start, rows.shape[axis], axis)
     shape = [1] * cache.ndim
-    shape[axis] = -1
+    shape[0], shape[axis] = where.shape
     rows = jnp.where(where.reshape(shape), rows, old)
   return lax.dynamic_update_slice_in_dim(cache, rows, start, axis)

@@ -1,0 +1,103 @@
+"""Packs of rows give what the whole batch gives, whatever the exits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from testing import plain_python, tiny_t5
+
+from calm_jax.early_exit import (
+  classifier_confidence,
+  confidence,
+  packing,
+  sampling,
+  top_k,
+)
+
+LENGTH = plain_python.LENGTH
+BATCH = 7
+SOURCES = tiny_t5.sources(BATCH)
+THRESHOLDS = np.float32([1.0, 0.1, 0.3, 0.5, 0.7, 0.0, 0.4])
+
+
+@functools.cache
+def _generate(measure, rows_per_pack, sampled):
+  model, params = tiny_t5.tiny_model(measure, rows_per_pack=rows_per_pack)
+  options = {}
+  if sampled:
+    options = {
+      'sampler': sampling.Sampler(temperature=1.0),
+      'seeds': jnp.arange(BATCH, dtype=jnp.uint32),
+    }
+  return functools.partial(
+    jax.jit(
+      functools.partial(model.generate, max_decode_length=LENGTH, **options)
+    ),
+    params,
+  )
+
+
+@pytest.mark.parametrize(
+  'measure, rows_per_pack, sampled',
+  [
+    (confidence.SoftmaxTopTwoGap(), 3, True),
+    (top_k.TopKPropagation(k=(9, 5, 2)), 2, False),
+    (
+      classifier_confidence.ClassifierConfidence(tiny_t5.CLASSIFIERS[2]),
+      4,
+      False,
+    ),
+  ],
+  ids=lambda x: type(x).__name__,
+)
+def test_packs_equal_the_whole_batch(measure, rows_per_pack, sampled):
+  packed = _generate(measure, rows_per_pack, sampled)(SOURCES, THRESHOLDS)
+  whole = _generate(measure, BATCH, sampled)(SOURCES, THRESHOLDS)
+  used = np.asarray(whole.num_layers_used)
+  assert len(set(used[used > 0].tolist())) > 2, 'exits must differ'
+  for name in ('tokens', 'num_layers_used', 'num_undefined'):
+    np.testing.assert_array_equal(getattr(packed, name), getattr(whole, name))
+  for name in ('confidences', 'log_probs'):
+    np.testing.assert_allclose(
+      getattr(packed, name), getattr(whole, name), rtol=1e-5, atol=1e-5
+    )
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_active_rows_alone_are_worked_on(active, rows_per_pack):
+  active = jnp.array(active)
+  carried = {'a': jnp.arange(len(active) * 2.0).reshape(-1, 2)}
+  read_only = jnp.arange(len(active)) * 10
+
+  def step(carried, read_only, is_row):
+    result = jnp.where(is_row, carried['a'][:, 0] + read_only, np.nan)
+    return {'a': carried['a'] + 1}, result
+
+  changed, result = packing.map_active_rows(
+    step, active, carried, read_only, rows_per_pack=rows_per_pack
+  )
+  np.testing.assert_array_equal(changed['a'], carried['a'] + active[:, None])
+  np.testing.assert_array_equal(
+    result, np.where(active, carried['a'][:, 0] + read_only, 0)
+  )
+
+
+def test_packs_are_as_many_as_the_rows_need():
+  """Counted at run time: 5 of 7 rows in packs of 2 are 3 packs."""
+  counted = []
+
+  def step(carried, read_only, is_row):
+    jax.debug.callback(lambda rows: counted.append(int(rows)), is_row.sum())
+    return carried, ()
+
+  active = np.array([1, 1, 0, 1, 1, 0, 1], bool)
+  jax.jit(functools.partial(packing.map_active_rows, step, rows_per_pack=2))(
+    active, np.zeros(7), ()
+  )
+  jax.effects_barrier()
+  assert sorted(counted) == [1, 2, 2]
