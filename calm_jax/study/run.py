@@ -12,7 +12,7 @@ import numpy as np
 
 from calm_jax import contracts, generation, models
 from calm_jax.dump import reader
-from calm_jax.early_exit import never_exit
+from calm_jax.early_exit import never_exit, oracle
 from calm_jax.evaluation import speed, trade_off
 from calm_jax.study import plan as plan_lib
 from calm_jax.study import recall
@@ -47,6 +47,7 @@ def with_measure(
       exit_layers=model.exit_layers,
       propagation=model.propagation,
       output_length=model.output_length,
+      rows_per_pack=model.rows_per_pack,
     ),
     generator.params,
     generator.tokenizer,
@@ -95,6 +96,26 @@ def _timed(generator, texts: Sequence[str], row: trade_off.TradeOff):
     row,
     ms_per_token=timings.calibrated.ms_per_token,
     speedup=timings.speedup,
+  )
+
+
+def true_cache_oracle(swept: Swept) -> trade_off.TradeOff:
+  """The oracle whose skipped layers know each token's true states.
+
+  Its output is the full model's, so its loss is 0: a bound of what exits could
+  give if nothing were lost in propagation. No decoder can be so, hence no time.
+
+  Args:
+    swept: of any measure: its first column is the full model's output.
+  """
+  layers = oracle.true_cache_layers(swept.dump[1].trace_tokens)
+  return dataclasses.replace(
+    swept.rows[0],
+    measure='oracle, true cache',
+    threshold=float('nan'),
+    mean_layers=float(layers[layers > 0].mean()),
+    ms_per_token=float('nan'),
+    speedup=float('nan'),
   )
 
 

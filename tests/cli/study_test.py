@@ -1,6 +1,7 @@
 """`calm study` from a plan to tables and figures, on a tiny model."""
 
 import csv
+import math
 
 import pytest
 
@@ -49,12 +50,21 @@ def test_study(tmp_path, capsys):
   assert main.main(command) == 0, capsys.readouterr().err
   with open(folder / 'trade_off.csv', encoding='utf-8') as file:
     rows = list(csv.DictReader(file))
-  assert [(x['measure'], float(x['threshold'])) for x in rows] == [
+  thresholds = [float(x['threshold']) for x in rows]
+  thresholds = [math.inf if math.isnan(x) else x for x in thresholds]
+  assert [(x['measure'], y) for x, y in zip(rows, thresholds, strict=True)] == [
     ('softmax', 1.0),
     ('softmax', 0.5),
     ('top-k 8', 1.0),
     ('top-k 8', 0.5),
+    ('oracle, true cache', math.inf),
   ]
+  *rows, bound = rows
+  # It gives what the full model gives, from at most the layers of any measure.
+  assert float(bound['mean_loss']) == 0
+  assert bound['mean_metric'] == rows[0]['mean_metric']
+  assert 1 <= float(bound['mean_layers']) <= 3
+  assert bound['ms_per_token'] == 'nan'
   for row in rows:
     if float(row['threshold']) == 1.0:
       assert float(row['mean_layers']) == 3 and float(row['mean_loss']) == 0
