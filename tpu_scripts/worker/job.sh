@@ -195,6 +195,7 @@ run_job() {
   echo $! >"$folder/calm_pid"
   wait_and_save $!
   wait $! || code=$?
+  echo "== $(date -u '+%F %T') calm ended with exit code $code"
   if ! save && ((code == 0)); then
     echo "== the results could not be copied to $bucket"
     code=$RESOURCE_ERROR
@@ -204,7 +205,6 @@ run_job() {
 
 write_code() {
   local code=$?
-  echo "== $(date -u '+%F %T') exit code $code"
   echo "$code" >"$folder/rc.new"
   mv "$folder/rc.new" "$folder/rc"
 }
