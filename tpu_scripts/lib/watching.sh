@@ -45,10 +45,10 @@ look() {
 }
 
 replace_tpu() {
-  # The first request is no restart.
+  # The first request is no restart, and its TPU no continued one.
   if [[ $REQUESTED == true || $STATE != NOT_FOUND ]]; then
     count_restart "${FLAG[name]} is $STATE"
-  else
+  elif ((RESTARTS == 0)); then
     forget_hours
   fi
   LAUNCHED=false
