@@ -6,6 +6,11 @@
   arrays -> batches                     T5X's arrays, training batches by step
   seqio_tasks                           the same tasks and arrays through seqio
 
-Only `seqio_tasks` and `vocabulary.load_vocabulary` import TensorFlow, and only
-when called.
+  file_tasks                            a user's TSV or JSONL files
+  calm_tasks (tfds_source,              CALM's three tasks with T5's inputs
+    preprocessors, t5_metrics)
+  seqio_examples                        a user's own seqio task
+  task_registry -> task_examples        text of all of these, for dumps
+
+TensorFlow is imported only when seqio's or CALM's tasks are read.
 """

@@ -73,3 +73,12 @@ def test_shares():
     # Four standard deviations of a binomial share.
     margin = 4 * (share * (1 - share) / len(ids)) ** 0.5
     assert abs(found.count(name) / len(ids) - share) < margin
+
+
+def test_held_out_examples_are_divided_in_the_same_proportion():
+  for place, expected in enumerate(
+    ['validation'] * 2 + ['calibration'] * 4 + ['test'] * 4
+  ):
+    first = f'{-(-place * 16**16 // 10):016x}'
+    assert splits.held_out_split_of(first) == expected
+  assert splits.held_out_split_of('f' * 16) == 'test'

@@ -1,0 +1,67 @@
+"""A user's own seqio task, read as text for a dump."""
+
+import pytest
+
+from calm_jax import errors
+from calm_jax.data import seqio_tasks, task_examples, vocabulary
+
+seqio = pytest.importorskip('seqio')
+tf = pytest.importorskip('tensorflow')
+
+# Longer than any length that a dump would cut.
+PAIRS = [(f'say: one two {i}' + ' and' * 100, f'three {i}') for i in (1, 2, 2)]
+
+
+@pytest.fixture
+def add_task(vocabulary_path):
+  """Registers a task of the pairs with given preprocessors."""
+
+  def add_task(*preprocessors):
+    feature = seqio.Feature(vocabulary.load_vocabulary(vocabulary_path))
+    seqio.TaskRegistry.add(
+      'own_task',
+      source=seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: (
+          tf.data.Dataset.from_tensor_slices(
+            {
+              'inputs': [x for x, _ in PAIRS],
+              'targets': [y for _, y in PAIRS],
+            }
+          )
+        ),
+        splits=('test',),
+      ),
+      preprocessors=[*preprocessors],
+      output_features={'inputs': feature, 'targets': feature},
+    )
+
+  yield add_task
+  if 'own_task' in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove('own_task')
+
+
+def test_texts_are_what_the_task_tokenizes(add_task):
+  add_task(
+    seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim
+  )
+  found = task_examples.load('own_task', 'test')
+  assert {(x.inputs, x.targets) for x in found.examples} == set(PAIRS)
+  assert len(found.examples) == 2
+  assert (found.info.name, found.info.metric) == ('own_task', 'chrf')
+  with pytest.raises(errors.ConfigError, match=r"\['test'\], got 'validation'"):
+    task_examples.load('own_task', 'validation')
+
+
+def test_tokens_are_decoded_where_the_texts_are_gone(add_task):
+  def tokens_alone(dataset, output_features):
+    encode = output_features['inputs'].vocabulary.encode_tf
+    return dataset.map(lambda x: {k: encode(v) for k, v in x.items()})
+
+  add_task(tokens_alone, seqio.preprocessors.append_eos_after_trim)
+  found = task_examples.load('own_task', 'test')
+  assert {(x.inputs, x.targets) for x in found.examples} == set(PAIRS)
+
+
+def test_built_in_tasks_stay_what_they_are():
+  assert task_examples.find_task('docstring_restoration').prefix == 'restore: '
+  assert not seqio_tasks._is_registered('squad_v010_allanswer')
