@@ -1,0 +1,268 @@
+"""CALM's three tasks over tiny data sets in TFDS' own format."""
+
+import dataclasses
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from calm_jax import errors
+from calm_jax.data import (
+  arrays,
+  calm_tasks,
+  seqio_tasks,
+  splits,
+  task_examples,
+  task_registry,
+  vocabulary,
+)
+
+seqio = pytest.importorskip('seqio')
+tfds = pytest.importorskip('tensorflow_datasets')
+tf = pytest.importorskip('tensorflow')
+
+HELD_OUT = ('validation', 'calibration', 'test')
+NAMES = list(calm_tasks.TASKS)
+LENGTHS = {'inputs': 96, 'targets': 24}
+
+
+def _texts(*names):
+  return tfds.features.FeaturesDict(
+    {name: tfds.features.Text() for name in names}
+  )
+
+
+def _news(i):
+  return {
+    'article': f'Item {i}. It rained. It rained again. Then the sun came.',
+    'highlights': f'It rained {i} times .\nThe sun came .',
+    'id': str(i),
+  }
+
+
+def _pair(i):
+  return {'en': f'That is good, {i}.', 'fr': f"C'est bon, {i}."}
+
+
+def _question(i):
+  return {
+    'id': f'q{i}',
+    'title': 'Rollo',
+    'context': f'In {900 + i}, Rollo (a Norman) met Beyoncé.',
+    'question': 'When did Rollo  meet her?',
+    'answers': {
+      'text': [f'In {900 + i}', f'{900 + i}', f'{900 + i}'],
+      'answer_start': [0, 3, 3],
+    },
+  }
+
+
+SETS = {
+  'cnn_dailymail_v002': (
+    {'name': 'cnn_dailymail', 'version': '3.4.0'},
+    lambda: _texts('article', 'highlights', 'id'),
+    _news,
+    {'train': range(5), 'validation': range(5, 25), 'test': range(24, 45)},
+  ),
+  'wmt15_enfr_v003': (
+    {'name': 'wmt15_translate', 'config': 'fr-en', 'version': '1.0.0'},
+    lambda: tfds.features.Translation(languages=('en', 'fr')),
+    _pair,
+    {'train': range(5), 'validation': range(5, 25), 'test': range(24, 45)},
+  ),
+  'squad_v010_allanswers': (
+    {'name': 'squad', 'config': 'v1.1', 'version': '3.0.0'},
+    lambda: tfds.features.FeaturesDict(
+      {
+        **{x: tfds.features.Text() for x in ('id', 'title', 'context')},
+        'question': tfds.features.Text(),
+        'answers': tfds.features.Sequence(
+          {'text': tfds.features.Text(), 'answer_start': np.int32}
+        ),
+      }
+    ),
+    _question,
+    {'train': range(5), 'validation': range(5, 45)},
+  ),
+}
+
+
+def _columns(rows):
+  """[{key: value}] -> {key: [values]}, nested."""
+  return {
+    key: _columns([row[key] for row in rows])
+    if isinstance(value, dict)
+    else [row[key] for row in rows]
+    for key, value in rows[0].items()
+  }
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  """The three data sets as `tfds build` would have written them."""
+  folder = tmp_path_factory.mktemp('tfds')
+  for names, features, example, parts in SETS.values():
+    tfds.dataset_builders.store_as_tfds_dataset(
+      data_dir=folder,
+      features=features(),
+      split_datasets={
+        split: tf.data.Dataset.from_tensor_slices(
+          _columns([example(i) for i in numbers])
+        )
+        for split, numbers in parts.items()
+      },
+      **names,
+    )
+  return str(folder)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registered(data_dir, vocabulary_path):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(task_registry, '_added', dict(task_registry._added))
+    for name in NAMES:
+      calm_tasks.register(
+        name=name, vocabulary_path=str(vocabulary_path), tfds_data_dir=data_dir
+      )
+    yield
+  for name in NAMES:
+    if name in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.remove(name)
+
+
+def _padded(text):
+  """T5's way with punctuation, by Python's regular expressions."""
+  return re.sub(r'\s+', ' ', re.sub(r'([^0-9A-Za-z_])', r' \1 ', text))
+
+
+def _expected(name, i):
+  """(inputs, reference) of example number i, by T5's rules."""
+  if name == 'cnn_dailymail_v002':
+    x = _news(i)
+    return 'summarize: ' + x['article'], x['highlights']
+  if name == 'wmt15_enfr_v003':
+    x = _pair(i)
+    return 'translate English to French: ' + x['en'], x['fr']
+  x = _question(i)
+  question, context = _padded(x['question']), _padded(x['context'])
+  inputs = re.sub(r'\s+', ' ', f'question: {question} context: {context}')
+  return inputs, f'In {900 + i}\n{900 + i}'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_inputs_and_references_are_t5s(name):
+  found = {
+    (x.inputs, x.targets) for x in task_examples.load(name, 'train').examples
+  }
+  assert found == {_expected(name, i) for i in range(5)}
+
+
+def test_worked_example_of_a_question():
+  inputs = {x.inputs for x in task_examples.load(NAMES[2], 'train').examples}
+  assert (
+    'question: When did Rollo meet her ? context: In 904 , Rollo ( a Norman )'
+    ' met Beyonc é . '
+  ) in inputs
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_what_tfds_holds_out_is_divided_by_hash(name):
+  found = {x: task_examples.load(name, x).examples for x in HELD_OUT}
+  pairs = [(x.inputs, x.targets) for xs in found.values() for x in xs]
+  # Example 24 is in two of TFDS' splits, and here once.
+  assert sorted(pairs) == sorted(_expected(name, i) for i in range(5, 45))
+  example, identity = SETS[name][2], calm_tasks.TASKS[name].identity
+  for i in range(5, 45):
+    example_id = task_registry.example_id_of(*(example(i)[x] for x in identity))
+    split = splits.held_out_split_of(example_id)
+    assert example_id in {x.example_id for x in found[split]}
+  for xs in found.values():
+    assert xs and xs == sorted(xs, key=lambda x: x.example_id)
+
+
+def _rows(batches, key):
+  return sorted(
+    tuple(row[row > 0].tolist()) for batch in batches for row in batch[key]
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'split'),
+  [(NAMES[0], 'train'), (NAMES[1], 'test'), (NAMES[2], 'test')],
+)
+def test_seqio_sees_the_same_texts(name, split, vocabulary_path):
+  examples = task_examples.load(name, split).examples
+  tokens = arrays.tokenize(
+    [
+      x.__class__(x.example_id, x.inputs, x.targets.split('\n')[0])
+      for x in examples
+    ]
+    if name == NAMES[2]
+    else examples,
+    vocabulary.Tokenizer(vocabulary_path),
+    LENGTHS,
+  )
+  batches = seqio_tasks.seqio_eval_batches(
+    name, split, task_feature_lengths=LENGTHS, batch_size=16
+  )
+  batches = [
+    {key: rows[:count] for key, rows in batch.items()}
+    for batch, count in batches
+  ]
+  # TFDS may say one example twice; here it is one.
+  for key, rows in (
+    ('encoder_input_tokens', tokens.inputs),
+    ('decoder_target_tokens', tokens.targets),
+  ):
+    assert set(_rows(batches, key)) == {tuple(row.tolist()) for row in rows}
+
+
+def test_training_batches_come_without_end():
+  source = seqio_tasks.SeqioBatches(
+    mixture_or_task_name=NAMES[0],
+    task_feature_lengths=LENGTHS,
+    batch_size=4,
+    vocab_size=450,
+  )
+  for batch in itertools.islice(source(1), 3):
+    assert batch['encoder_input_tokens'].shape == (4, 96)
+
+
+def test_questions_are_judged_by_all_answers():
+  task_registry.find(NAMES[2]).add_to_seqio()
+  task = seqio.TaskRegistry.get(NAMES[2])
+  example = {'answers': np.array([b'In 911 ', b'911'])}
+  targets = task.postprocess_fn('In 911', example=example, is_target=True)
+  (metric,) = task.metric_fns
+  assert metric(targets=[targets], predictions=['911']) == {
+    'em': 100.0,
+    'f1': 100.0,
+  }
+
+
+def test_the_vocabulary_gets_t5s_extra_ids_once(vocabulary_path, tmp_path):
+  pieces = vocabulary.Tokenizer(vocabulary_path).vocab_size
+  found = calm_tasks.t5_vocabulary(str(vocabulary_path))
+  assert found.vocab_size == pieces + 100
+  with_them = tmp_path / 'with.model'
+  with_them.write_bytes(found.sp_model)
+  assert vocabulary.Tokenizer(with_them).vocab_size == pieces + 100
+  again = calm_tasks.t5_vocabulary(str(with_them))
+  assert again.vocab_size == pieces + 100
+
+
+def test_what_is_missing_is_told(tmp_path, data_dir, vocabulary_path):
+  empty = dataclasses.replace(calm_tasks.SQUAD, tfds_data_dir=str(tmp_path))
+  with pytest.raises(errors.DataError, match='tfds build squad/v1.1:3.0.0'):
+    empty.load('test')
+  with pytest.raises(
+    errors.ConfigError, match='VOCABULARY_PATH .*gs://t5-data'
+  ):
+    calm_tasks.t5_vocabulary(None)
+  with pytest.raises(errors.DataError, match='no.model is none.*gs://t5-data'):
+    calm_tasks.t5_vocabulary(str(tmp_path / 'no.model'))
+  with pytest.raises(errors.ConfigError, match="mean 'wmt15_enfr_v003'"):
+    calm_tasks.register(name='wmt15_enfr')
+  with pytest.raises(errors.ConfigError, match="mean 'test'"):
+    task_examples.load(NAMES[0], 'tests')
