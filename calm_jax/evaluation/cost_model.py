@@ -7,7 +7,7 @@ A step makes one token of every row of a batch. Its time is the sum of
 
     bytes that it reads       x seconds_per_byte     1 / read bandwidth
     operations                x seconds_per_flop     1 / arithmetic speed
-    decoder layers that run   x seconds_per_layer    dispatch, norms, caches
+    passes through layers     x seconds_per_layer    dispatch, norms, caches
     logits that are scored    x seconds_per_logit    softmax and best tokens
 
 At batch size 1 the bytes decide: every weight is read for two operations.
@@ -20,7 +20,7 @@ What is counted, with the symbols of `flops`; x source tokens, t the mean
 position, c the columns of the output embedding that an exit takes:
 
     a layer that runs    weights 6 d a + (g + 1) d f; caches 2 a (t + x) per row
-    an exit              d c weights if c = V, for all rows; d c per row if less
+    an exit              d c weights; of K tokens or candidates d c per row
     a skipped layer      keys and values, 4 d a operations per row, later
 
 Source projection and encoder are left out: they are paid once per sequence.
@@ -30,12 +30,15 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, stats
 
 from calm_jax import errors, json_records, record_checks
 from calm_jax.evaluation import confidence_cost, network_sizes
 
 _FLOAT32 = 4  # bytes
+# As in `early_exit.layer_loop`, which needs JAX.
+_ROWS_PER_PACK = 8
+_LARGEST_PACKED_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Work(json_records.Record):
   Attributes:
     num_bytes: that must be read from memory.
     num_flops: operations, 2 per multiplication.
-    num_layers: decoder layers that run, at most L; not times the rows.
+    num_layers: passes through decoder layers, each with some rows or all.
     num_logits: logits that are scored.
   """
 
@@ -87,8 +90,9 @@ def step_work(
 ) -> Work:
   """Counts one step, averaged over a sequence.
 
-  Rows are independent: a layer runs if any row of the batch needs it, and then
-  for all of them.
+  Rows are independent of each other. A layer is passed with the whole batch
+  while most rows need it, and with packs of the rows that do once they are few
+  (`early_exit.packing`); each pass reads its weights.
 
   Args:
     sizes: of the network.
@@ -103,29 +107,30 @@ def step_work(
     DataError: the shares are not L numbers that sum to 1.
   """
   shares = _checked_shares(layer_shares, sizes.num_decoder_layers)
-  left_below = np.concatenate([[0.0], np.cumsum(shares)[:-1]])
-  runs = 1.0 - left_below**batch_size  # [L], how often each layer runs
+  # [L], the share of the tokens that need each layer.
+  needed = 1.0 - np.concatenate([[0.0], np.cumsum(shares)[:-1]])
+  needed = np.clip(needed, 0.0, 1.0)
+  passes, rows = _passes_and_rows(needed, batch_size)
   position = (target_length + 1) / 2
-  layer_weights = _layer_weights(sizes)
+  weights = _layer_weights(sizes)
   cached = 2.0 * sizes.attention_dim * (position + source_length)
-  scored, whole = _scored_columns(cost, sizes)
-  shared = np.where(whole, 1, batch_size)
-  beside = cost.per_measurement(sizes, np.array(position)) * runs[:-1].sum()
+  shared, own, logits = _scored_columns(cost, sizes)
+  beside = float(cost.per_measurement(sizes, np.array(position)))
   # Positions that a layer owes when it runs, if it ever does.
-  owed = np.where(runs > 0, 1.0 - runs, 0.0).sum()
-  num_numbers = runs.sum() * layer_weights + beside / 2
-  num_numbers += (runs * scored * shared).sum() * sizes.emb_dim
-  flops = runs.sum() * 2 * (layer_weights + cached) + beside
-  flops += 2 * sizes.emb_dim * (runs * scored).sum()
+  owed = batch_size * np.where(needed > 1e-9, 1.0 - needed, 0.0).sum()
+  num_weights = passes.sum() * weights + passes[:-1].sum() * beside / 2
+  columns_read = (passes * shared + rows * own).sum()
+  flops = rows.sum() * 2 * (weights + cached) + rows[:-1].sum() * beside
+  flops += 2 * sizes.emb_dim * (rows * (shared + own)).sum()
   flops += 4 * sizes.emb_dim * sizes.attention_dim * owed
   return Work(
     num_bytes=float(
-      num_numbers * weight_bytes
-      + runs.sum() * batch_size * cached * cache_bytes
+      (num_weights + columns_read * sizes.emb_dim) * weight_bytes
+      + rows.sum() * cached * cache_bytes
     ),
-    num_flops=float(batch_size * flops),
-    num_layers=float(runs.sum()),
-    num_logits=float(batch_size * (runs * scored).sum()),
+    num_flops=float(flops),
+    num_layers=float(passes.sum()),
+    num_logits=float((rows * logits).sum()),
   )
 
 
@@ -265,12 +270,42 @@ def _layer_weights(sizes: network_sizes.NetworkSizes) -> float:
   )
 
 
-def _scored_columns(cost, sizes) -> tuple[np.ndarray, np.ndarray]:
-  """[L] columns that each layer's exit takes, and whether they are all."""
+def _passes_and_rows(
+  needed: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """[L] expected passes through each layer, and rows computed in all of them.
+
+  How many rows need a layer is binomial, as rows are independent.
+  """
+  counts = np.arange(batch_size + 1)
+  packs = np.ceil(counts / _ROWS_PER_PACK)
+  is_packed = (batch_size > _ROWS_PER_PACK) & (
+    counts <= _LARGEST_PACKED_SHARE * batch_size
+  )
+  passes = np.where(is_packed, packs, counts > 0)
+  rows = np.where(is_packed, packs * _ROWS_PER_PACK, batch_size * (counts > 0))
+  chances = stats.binom.pmf(counts, batch_size, needed[:, None])
+  return chances @ passes, chances @ rows
+
+
+def _scored_columns(
+  cost: confidence_cost.ConfidenceCost, sizes: network_sizes.NetworkSizes
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """[L] what each layer's exit takes of the output embedding.
+
+  Returns:
+    Columns that all rows share, columns of each row's own, logits of each row.
+  """
   exits = tuple(range(1, sizes.num_decoder_layers + 1))
   so_far = cost.output_embedding(sizes, exits) / (2.0 * sizes.emb_dim)
   columns = np.diff(so_far, prepend=0.0)
-  return columns, columns >= sizes.vocab_size
+  is_whole = columns >= sizes.vocab_size
+  # A preview of all tokens is shared, the candidates that it proposes are not.
+  num_candidates = getattr(cost, 'num_candidates', np.inf)
+  own = np.where(is_whole, 0.0, np.minimum(columns, num_candidates))
+  is_preview = ~is_whole & (columns > num_candidates)
+  logits = own + np.where(is_whole | is_preview, sizes.vocab_size, 0.0)
+  return columns - own, own, logits
 
 
 def _checked_shares(layer_shares, num_layers: int) -> np.ndarray:
