@@ -14,7 +14,7 @@ help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   all tests'
 	@echo 'make lint   ruff: rules and format'
-	@echo 'make bench  decoding speed under each confidence measure'
+	@echo 'make bench  ms per token: our measures, other engines, the memory's limit'
 	@echo 'make format let ruff repair what it can'
 
 demo: $(STAMP)
@@ -31,8 +31,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 bench: $(STAMP)
-	@echo '== bench: ms per token of CALM-sized decoders (minutes; idle cores)'
-	$(BIN)/python benchmarks/decode.py $(ARGS)
+	@echo '== bench: ms per token of CALM-sized decoders (an hour; idle cores)'
+	$(BIN)/python -m benchmarks.decode $(ARGS)
 
 format: $(STAMP)
 	@echo '== format: ruff check --fix, ruff format'

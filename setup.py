@@ -68,7 +68,7 @@ setuptools.setup(
   extras_require={
     'test': _TEST,
     'dev': _TEST + _LINT,
-    'bench': ['ctranslate2>=4.4', 'torch>=2.1', 'transformers>=4.40'],
+    'bench': ['ctranslate2>=4.4', 'torch>=2.1', 'transformers>=4.48'],
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],

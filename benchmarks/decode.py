@@ -1,200 +1,269 @@
-"""Milliseconds per token of CALM's 8-layer decoder under each measure.
+"""Milliseconds per token: our decoders, other engines, the hardware's limit.
 
-    make bench                 or: python benchmarks/decode.py --help
+    make bench                 or: python -m benchmarks.decode --help
 
-Random weights at CALM's sizes (8 decoder layers, d 512, vocabulary 32,128), so
-that nothing but the work differs between systems. Every system is one compiled
-program over the same weights and inputs; their runs are interleaved, and the
-median over the repeats counts. The encoder's time is subtracted: it is timed by
-itself. "Never leaves" pays for a measure at all layers and gains nothing, "at
-layer k" leaves there.
+Every system has a process of its own and the same weights and inputs; they are
+asked in turns, repeat by repeat, so that whatever else the machine does slows
+all of them. What is done once per sequence (encoder, keys and values of the
+source) and compilation are timed apart. All systems make exactly --tokens
+tokens. docs/speed.md explains rows, roofline and cost model.
+
+A short run, minutes on two cores:
+
+    make bench ARGS='--models small --batches 1 --output /tmp/decode'
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
 import platform
-import statistics
-import time
+import sys
+import tempfile
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from calm_jax import models
-from calm_jax.early_exit import (
-  classifier_confidence,
-  classifiers,
-  confidence,
-  never_exit,
-  top_k,
-)
-from calm_jax.t5 import network
+from benchmarks import bandwidth, cases, outputs, rows, serve, systems
+from calm_jax.evaluation import speed
 
-CONFIG = network.T5Config(vocab_size=32128, dropout_rate=0.0)
-KINDS = (classifiers.Linear(), classifiers.Attention())
+_FEWEST_REPEATS = 3
+_OUTPUT = serve.ROOT / 'benchmarks' / 'results' / 'decode'
 
 
-@dataclasses.dataclass(frozen=True)
-class AtLayer(never_exit.NeverExit):
-  """Computes a measure until one layer, and leaves there."""
-
-  layer: int
-
-  def __call__(self, view):
-    answer = self.measure(view)
-    if view.layer < self.layer:
-      return answer.replace(confidence=jnp.minimum(answer.confidence, -1.0))
-    return answer.replace(confidence=jnp.maximum(answer.confidence, 1.0))
-
-
-def systems(layers: tuple[int, ...]) -> dict:
-  """Name -> (measure, threshold)."""
-  measures = {
-    'softmax response': confidence.SoftmaxTopTwoGap(),
-    'top-k, K = 16': top_k.TopKPropagation(k=16),
-    'top-k, K = 64': top_k.TopKPropagation(k=64),
-    'top-k, K = 256': top_k.TopKPropagation(k=256),
-    'saturation': confidence.HiddenStateSaturation(),
-    'linear classifier': classifier_confidence.ClassifierConfidence(KINDS[0]),
-    'attention classifier, 64': classifier_confidence.ClassifierConfidence(
-      KINDS[1]
-    ),
-  }
-  found = {'full model, no exits': (confidence.SoftmaxTopTwoGap(), 1.0)}
-  for name, measure in measures.items():
-    found[f'{name}: never leaves'] = (never_exit.NeverExit(measure), 0.0)
-  for layer in layers:
-    for name in ('softmax response', 'top-k, K = 64'):
-      found[f'{name}: at layer {layer}'] = (
-        AtLayer(measures[name], layer),
-        0.5,
-      )
-  return found
-
-
-def build(measure, threshold, source, length, batch):
-  """A compiled call without arguments, and the tokens that it gives."""
-  module = network.Transformer(CONFIG)
-  model = models.EncoderDecoderModel(module, measure=measure)
-  rng = np.random.default_rng(0)
-  tokens = jnp.asarray(rng.integers(2, CONFIG.vocab_size, (batch, source)))
-  thresholds = jnp.full((batch,), threshold, jnp.float32)
-  run = jax.jit(
-    lambda params: model.generate(
-      params, tokens, thresholds, max_decode_length=length
-    )
-  )
-  encode = jax.jit(
-    lambda params: module.apply({'params': params}, tokens, method='encode')
-  )
-  return run, encode
-
-
-def random_params():
-  """Weights drawn once for all systems; EOS, whose logit is 0, never wins."""
-  token = jnp.ones((1, 1), jnp.int32)
-  params = network.Transformer(CONFIG).init(
-    jax.random.key(0), token, token, token, enable_dropout=False
-  )['params']
-  kernel = params['decoder']['logits_dense']['kernel']
-  params['decoder']['logits_dense']['kernel'] = kernel.at[:, models.EOS_ID].set(
-    0.0
-  )
-  params[classifiers.PARAMS] = {
-    kind.name: classifiers.init_params(
-      kind, jax.random.key(1), CONFIG.emb_dim, CONFIG.num_decoder_layers
-    )
-    for kind in KINDS
-  }
-  return params
-
-
-def seconds_of(call, params) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(call(params))
-  return time.perf_counter() - start
-
-
-def measure(args, params):
-  """Interleaved seconds of every system and of the encoder, and results."""
-  runs, results = {}, {}
-  for name, (one, threshold) in tqdm.tqdm(
-    systems(tuple(args.layers)).items(), desc='compile'
-  ):
-    runs[name], encode = build(
-      one, threshold, args.source, args.tokens, args.batch
-    )
-    results[name] = jax.block_until_ready(runs[name](params))
-  jax.block_until_ready(encode(params))
-  times = {name: [] for name in runs}
-  encoder = []
-  for _ in tqdm.trange(args.repeats, desc='measure'):
-    encoder.append(seconds_of(encode, params))
-    for name, run in runs.items():
-      times[name].append(seconds_of(run, params))
-  return times, statistics.median(encoder), results
-
-
-def rows_of(times, encoder_seconds, results) -> list[dict]:
-  """Layers, median and quartiles of each system, the full model first."""
-  rows = []
-  for name, result in results.items():
-    used = np.asarray(result.num_layers_used)
-    steps = int((used > 0).sum(axis=1).max())
-    per_token = [1e3 * (x - encoder_seconds) / steps for x in times[name]]
-    low, middle, high = np.quantile(per_token, [0.25, 0.5, 0.75]).tolist()
-    rows.append(
-      {
-        'system': name,
-        'mean_layers': float(used[used > 0].mean()),
-        'ms_per_token': middle,
-        'quartiles': [low, high],
-        'times_full': middle / (rows[0]['ms_per_token'] if rows else middle),
-      }
-    )
-  return rows
-
-
-def show(rows: list[dict]) -> None:
-  print(f'\n{"":38}{"layers":>8}{"ms/token":>10}{"quartiles":>16}{"/ full":>8}')
-  for row in rows:
-    quartiles = '{:.2f} to {:.2f}'.format(*row['quartiles'])
-    print(
-      f'{row["system"]:38}{row["mean_layers"]:8.2f}{row["ms_per_token"]:10.2f}'
-      f'{quartiles:>16}{row["times_full"]:8.2f}'
-    )
-
-
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--source', type=int, default=512)
-  parser.add_argument('--tokens', type=int, default=64)
-  parser.add_argument('--batch', type=int, default=1)
-  parser.add_argument('--repeats', type=int, default=7)
-  parser.add_argument('--layers', type=int, nargs='*', default=[1, 2, 4])
-  parser.add_argument('--output', type=pathlib.Path)
-  args = parser.parse_args()
-  times, encoder_seconds, results = measure(args, random_params())
-  rows = rows_of(times, encoder_seconds, results)
-  show(rows)
-  if args.output is None:
-    return
-  report = {
-    'machine': f'{platform.system()} {platform.machine()},'
-    f' {os.cpu_count()} cores',
-    'device': jax.devices()[0].platform,
-    'jax': jax.__version__,
-    'settings': {k: v for k, v in vars(args).items() if k != 'output'},
-    'encoder_ms': 1e3 * encoder_seconds,
-    'rows': rows,
+  parser.add_argument(
+    '--models',
+    nargs='+',
+    choices=cases.MODELS,
+    default=['small', 'base', 'demo'],
+    help="CALM's 8 layers, d 512, and 12, d 768; the shipped demo model",
+  )
+  parser.add_argument('--batches', nargs='+', type=int, default=[1, 8, 32])
+  parser.add_argument(
+    '--systems',
+    nargs='+',
+    default=list(systems.PROCESSES),
+    help='beginnings of their names, as: calm_jax CTranslate2',
+  )
+  parser.add_argument(
+    '--measures', nargs='+', help='of ours, as: softmax top_k_64; all of them'
+  )
+  parser.add_argument(
+    '--layers', nargs='*', type=int, default=[1, 2, 4, 8], help='exits'
+  )
+  parser.add_argument('--source', type=int, default=512, help='source tokens')
+  parser.add_argument('--tokens', type=int, default=64, help='tokens to make')
+  parser.add_argument('--repeats', type=int, default=7, help='at most')
+  parser.add_argument(
+    '--row_seconds',
+    type=float,
+    default=15.0,
+    help=f'repeats end there, after {_FEWEST_REPEATS} at least',
+  )
+  parser.add_argument('--threads', type=int, default=os.cpu_count())
+  parser.add_argument(
+    '--peers_python',
+    default=sys.executable,
+    help='an interpreter with the extra `bench`',
+  )
+  parser.add_argument(
+    '--megabytes', type=int, default=512, help='array of the bandwidth'
+  )
+  parser.add_argument(
+    '--output',
+    type=pathlib.Path,
+    default=_OUTPUT,
+    help='path without ending of .json, .md and .png',
+  )
+  return parser
+
+
+class Benchmark:
+  """All measurements of one command."""
+
+  def __init__(self, args: argparse.Namespace):
+    self._args = args
+    self._reader = bandwidth.Reader(args.megabytes, args.threads)
+    self.bytes_per_second = [self._reader.bytes_per_second()]
+    self.versions = {
+      'python': platform.python_version(),
+      'numpy': np.__version__,
+    }
+    self.missing = {}
+    self.device = ''
+
+  def measure_model(self, case: cases.Case) -> list[rows.Runs]:
+    """All batch sizes of one model."""
+    processes, opened = {}, {}
+    try:
+      for name in self._wanted():
+        processes[name] = systems.start(name, self._args.peers_python)
+        try:
+          opened[name] = processes[name].ask(
+            'open',
+            directory=str(case.directory),
+            new_tokens=self._args.tokens,
+            threads=self._args.threads,
+          )
+        except serve.Unavailable as reason:
+          self.missing[name] = str(reason).splitlines()[-1]
+          print(f'{name} is left out: {reason}', file=sys.stderr)
+          processes.pop(name).close()
+          continue
+        self.versions |= opened[name]['versions']
+        self.device = opened[name].get('device', self.device)
+      return [
+        self._measure_batch(case, batch, processes, opened)
+        for batch in self._args.batches
+      ]
+    finally:
+      for process in processes.values():
+        process.close()
+
+  def _wanted(self) -> list[str]:
+    return [
+      name
+      for name in systems.PROCESSES
+      if any(name.startswith(x) for x in self._args.systems)
+    ]
+
+  def _measure_batch(self, case, batch, processes, opened) -> rows.Runs:
+    ours = opened.get(systems.CALM, {'measures': {}, 'first_layers': {}})
+    runs = rows.Runs(
+      case, batch, self._args.tokens, ours['measures'], {}, {}, {}
+    )
+    name = f'{case.name}, batch {batch}'
+    for system in tqdm.tqdm(
+      self._systems(case, processes, ours), desc=f'{name}: prepare'
+    ):
+      self._prepare(runs, processes[system.process], system)
+    repeats = {x: self._num_repeats(runs, x) for x in runs.decoded}
+    for answers in runs.decoded.values():
+      answers.clear()  # The first one was for warming up.
+    for i in tqdm.trange(max(repeats.values()), desc=f'{name}: measure'):
+      self.bytes_per_second.append(self._reader.bytes_per_second())
+      wanted = [x for x in runs.decoded if i < repeats[x]]
+      for process in dict.fromkeys(x.process for x in wanted):
+        if process == systems.CALM and i >= _FEWEST_REPEATS:
+          continue  # Its decoder is timed without it, and encoders are slow.
+        runs.sources.setdefault(process, []).append(
+          processes[process].ask('source', batch=batch)
+        )
+      for system in wanted:
+        runs.decoded[system].append(
+          _decode(runs, processes[system.process], system)
+        )
+    return runs
+
+  def _systems(self, case, processes, ours) -> list[systems.System]:
+    measures = list(ours['measures'])
+    if self._args.measures is not None:
+      # The full model is what all others are compared with.
+      measures = [
+        x for x in measures if x == 'none' or x in self._args.measures
+      ]
+    return [
+      system
+      for process in processes
+      for system in systems.of_process(
+        process,
+        case.sizes.num_decoder_layers,
+        measures,
+        self._args.layers,
+        ours['first_layers'],
+      )
+    ]
+
+  def _prepare(self, runs, process, system) -> None:
+    # All exits of a measure share one program.
+    for other, seconds in runs.prepared.items():
+      if (other.process, other.measure) == (system.process, system.measure):
+        runs.prepared[system] = seconds
+        break
+    else:
+      runs.prepared[system] = process.ask(
+        'prepare', measure=system.measure, batch=runs.batch
+      )['seconds']
+    runs.decoded[system] = [_decode(runs, process, system)]
+
+  def _num_repeats(self, runs, system) -> int:
+    seconds = runs.decoded[system][0]['seconds']
+    affordable = int(self._args.row_seconds / max(seconds, 1e-9))
+    return min(max(affordable, _FEWEST_REPEATS), self._args.repeats)
+
+
+def _decode(runs, process, system):
+  return process.ask(
+    'decode', measure=system.measure, exit=system.exit, batch=runs.batch
+  )
+
+
+def report_of(benchmark: Benchmark, all_runs, args) -> dict:
+  """Everything that goes into the JSON file."""
+  # A limit is the best that was ever seen.
+  limit = max(benchmark.bytes_per_second)
+  found = [row for runs in all_runs for row in rows.rows_of(runs, limit)]
+  fitted = rows.add_predictions(all_runs, found)
+  settings = {k: v for k, v in vars(args).items() if k in _SETTINGS}
+  return {
+    'machine': speed.describe_machine(),
+    'device': benchmark.device,
+    'versions': benchmark.versions,
+    'settings': settings,
+    'left_out': benchmark.missing,
+    'read_bandwidth': {
+      'best_gb_per_second': limit / 1e9,
+      'median_gb_per_second': float(np.median(benchmark.bytes_per_second))
+      / 1e9,
+    },
+    'sources': [
+      {
+        'model': r.case.name,
+        'batch': r.batch,
+        'processes': rows.sources_of(r),
+      }
+      for r in all_runs
+    ],
+    'cost_model': fitted,
+    'rows': found,
   }
-  args.output.write_text(json.dumps(report, indent=2) + '\n')
+
+
+_SETTINGS = (
+  'models',
+  'batches',
+  'layers',
+  'source',
+  'tokens',
+  'repeats',
+  'row_seconds',
+  'threads',
+  'megabytes',
+)
+
+
+def main(argv=None) -> None:
+  args = make_parser().parse_args(argv)
+  benchmark, all_runs = Benchmark(args), []
+  for name in args.models:
+    with tempfile.TemporaryDirectory() as directory:
+      case = cases.write(
+        name, pathlib.Path(directory), args.source, max(args.batches)
+      )
+      all_runs += benchmark.measure_model(case)
+  report = report_of(benchmark, all_runs, args)
+  args.output.parent.mkdir(parents=True, exist_ok=True)
+  path = args.output.with_suffix('.json')
+  path.write_text(json.dumps(report, indent=2) + '\n')
+  table = outputs.markdown(report)
+  args.output.with_suffix('.md').write_text(table)
+  args.output.with_suffix('.png').write_bytes(outputs.figure(report))
+  print(table)
+  print(f'Written: {path}, .md, .png')
 
 
 if __name__ == '__main__':

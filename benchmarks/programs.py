@@ -1,0 +1,148 @@
+"""Our decoders as compiled programs, each with exits where one wants them.
+
+Measures by key: MEASURES. An exit is a number: 1..L lets every token leave
+after that layer, L computes the measure everywhere and lets none leave early,
+MIXED follows a fixed pattern of layers. All exits of a measure share one
+program, because thresholds are data.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax import decoding
+from calm_jax.early_exit import (
+  classifier_confidence,
+  classifiers,
+  confidence,
+  layer_loop,
+  never_exit,
+  screening,
+  top_k,
+)
+from calm_jax.evaluation import cost_model
+from calm_jax.t5 import network
+
+MIXED = 0
+_NEVER_EOS = -1
+_PATTERN_LENGTH = 61  # prime, so that rows never run in step
+
+CLASSIFIERS = (classifiers.Linear(), classifiers.Attention())
+MEASURES = {
+  'none': confidence.StaticExit(),
+  'softmax': confidence.SoftmaxTopTwoGap(),
+  'top_k_16': top_k.TopKPropagation(k=16),
+  'top_k_64': top_k.TopKPropagation(k=64),
+  'top_k_256': top_k.TopKPropagation(k=256),
+  'screened': screening.ScreenedTopK(),
+  'saturation': confidence.HiddenStateSaturation(),
+  'linear': classifier_confidence.ClassifierConfidence(CLASSIFIERS[0]),
+  'attention': classifier_confidence.ClassifierConfidence(CLASSIFIERS[1]),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Paced(never_exit.NeverExit):
+  """Computes a measure, then answers with the share of layers computed.
+
+  So the threshold says after which layer a token leaves.
+  """
+
+  def __call__(self, view):
+    answer = self.measure(view)
+    share = confidence.layer_share(view.layer, view.num_layers)
+    # Always so, but no compiler knows: the measure is not left out.
+    is_number = answer.confidence > -2.0
+    return answer.replace(confidence=jnp.where(is_number, share, -1.0))
+
+
+def mixed_layers(num_layers: int) -> np.ndarray:
+  """[_PATTERN_LENGTH] layers whose mean is about a third of L.
+
+  Drawn from the distribution that the cost model assumes for a mean.
+  """
+  shares = cost_model.shares_with_mean(num_layers, max(num_layers / 3, 1))
+  return np.random.default_rng(0).choice(
+    np.arange(1, num_layers + 1), _PATTERN_LENGTH, p=shares
+  )
+
+
+def threshold_of(exit: int, measure: str, num_layers: int) -> float:
+  """The threshold that makes tokens leave at `exit`."""
+  if exit == MIXED:
+    return -1.0
+  if exit == num_layers and measure == 'none':
+    return 1.0  # The full model; others compute their measure on the way.
+  return (exit - 0.5) / num_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """Traceable functions over one network; N tokens are made of every row."""
+
+  config: network.T5Config
+  new_tokens: int
+
+  def encode(self, params, source):
+    """[batch, source] -> [batch, source, embed]."""
+    return network.Transformer(self.config).apply(
+      {'params': params}, source, method='encode'
+    )
+
+  def constants(self, params, source):
+    """Encoder and source projections: all that is done once per sequence."""
+    decoder = self._decoder('none', params)
+    encoded = self.encode(params, source)
+    return decoder.constants(encoded, source, self.new_tokens)
+
+  def prepared(self, measure, params):
+    """What a measure derives from the parameters, once per model."""
+    return MEASURES[measure].prepare(self.config, params)
+
+  def decode(self, measure, params, prepared, constants, thresholds):
+    """All tokens of a batch, from what is known of its source."""
+    batch = thresholds.shape[0]
+    decoder = self._decoder(measure, params, prepared)
+    pattern = jnp.asarray(
+      [
+        threshold_of(int(x), '', self.config.num_decoder_layers)
+        for x in mixed_layers(self.config.num_decoder_layers)
+      ],
+      jnp.float32,
+    )
+
+    def tokens_to_step(previous, position, undecided, cache):
+      place = (position + 7 * jnp.arange(batch)) % len(pattern)
+      in_force = jnp.where(thresholds < 0, pattern[place], thresholds)
+      return decoder(previous, position, undecided, in_force, constants, cache)
+
+    return decoding.decode(
+      tokens_to_step,
+      decoder.empty_cache(batch, self.new_tokens),
+      batch_size=batch,
+      max_decode_length=self.new_tokens,
+      eos_id=_NEVER_EOS,
+    )
+
+  def _decoder(self, measure, params, prepared=()):
+    return layer_loop.EarlyExitDecoder(
+      params, self.config, Paced(MEASURES[measure]), prepared=prepared
+    )
+
+
+def random_params(config: network.T5Config):
+  """Weights drawn once for all systems, with exit classifiers."""
+  token = jnp.ones((1, 1), jnp.int32)
+  module = network.Transformer(config)
+  params = jax.jit(
+    lambda key: module.init(key, token, token, token, enable_dropout=False)
+  )(jax.random.key(0))['params']
+  params[classifiers.PARAMS] = {
+    kind.name: classifiers.init_params(
+      kind, jax.random.key(1), config.emb_dim, config.num_decoder_layers
+    )
+    for kind in CLASSIFIERS
+  }
+  return params
