@@ -104,8 +104,9 @@ class Cloud:
 
   def argv(self, worker=0):
     """What calm was called with on a worker, all calls in a row."""
-    text = (self.folder / f'argv.worker_{worker}').read_bytes().decode()
-    return text.split('\0')[:-1]
+    path = self.folder / f'argv.worker_{worker}'
+    data = path.read_bytes() if path.exists() else b''
+    return data.decode().split('\0')[:-1]
 
   def installs(self, worker=0):
     path = self.folder / f'uv.worker_{worker}'

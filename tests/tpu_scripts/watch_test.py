@@ -129,8 +129,8 @@ def test_an_interrupted_watch_saves_and_deletes(cloud, number, code):
   process = cloud.start(*flags)
   cloud.wait_for(lambda: cloud.count('describe') == 1)
   process.send_signal(number)
-  process.communicate(timeout=60)
-  assert process.returncode == code
+  output = process.communicate(timeout=60)[1]
+  assert process.returncode == code, output
   assert not cloud.exists
 
 
@@ -148,7 +148,8 @@ def test_a_watch_can_be_begun_again_at_a_running_job(ready):
   process = ready.start(*WATCH, '--max_hours=1', BUCKET, *COMMAND)
   ready.wait_for(lambda: ready.count('describe') >= 5)
   ready.on_worker('kill -TERM $(cat calm_tpu/jobs/calm/calm_pid)')
-  assert process.wait(timeout=60) == 0
+  output = process.communicate(timeout=60)[1]
+  assert process.returncode == 0, output
   assert ready.count('create') == 0
   assert ready.argv() == list(COMMAND[1:]) * 2
   assert len(ready.installs()) == 1

@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2153,SC2154
 # The gcloud commands, shown or run; what their failures mean.
+#
+# Each return names its code: called by a trap, a bare one would return what the
+# interrupted command did.
 
 # quoted WORD...: one line that bash reads back as these words.
 quoted() {
@@ -41,7 +44,7 @@ run_with_retries() {
 
 # A sleep that a trapped signal ends at once.
 pause() {
-  on dry_run && return
+  on dry_run && return 0
   sleep "$1" >/dev/null 2>&1 &
   wait $! || true
 }
@@ -97,7 +100,7 @@ read_state() {
   if on dry_run; then
     run "${command[@]}"
     STATE=$1
-    return
+    return 0
   fi
   errors=$(mktemp)
   for ((attempt = 0; attempt <= FLAG[retries]; attempt++)); do
@@ -105,11 +108,11 @@ read_state() {
       # An empty answer is given between two states.
       STATE=${answer:-UNKNOWN}
       rm -f "$errors"
-      return
+      return 0
     elif grep -q NOT_FOUND "$errors"; then
       STATE=NOT_FOUND
       rm -f "$errors"
-      return
+      return 0
     fi
     ((attempt == FLAG[retries])) || pause "${FLAG[retry_wait]}"
   done

@@ -33,7 +33,7 @@ count_hours() {
   else
     return 0
   fi
-  on dry_run && return
+  on dry_run && return 0
   file=$(hours_file)
   mkdir -p "${file%/*}"
   echo "$USED_SECONDS $ACTIVE_SINCE" >"$file"

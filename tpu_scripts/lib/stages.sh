@@ -11,23 +11,24 @@ request_unless_there() {
   case $STATE in
     FAILED | SUSPENDED)
       note "${FLAG[name]} is $STATE, which is for ever; replacing it"
-      delete_tpu || return
+      delete_tpu || return $?
       ;;
     SUSPENDING | DELETING)
-      wait_until_gone || return
+      wait_until_gone || return $?
       request_unless_there
-      return
+      return $?
       ;;
     NOT_FOUND) ;;
     *)
       note "${FLAG[name]} is there already ($STATE); nothing requested"
-      return
+      return 0
       ;;
   esac
   REQUESTED=true
-  request_tpu && return
+  request_tpu && return 0
   # The answer may have been lost: never request twice what is there.
-  read_state ACTIVE && [[ $STATE != NOT_FOUND ]] && return
+  read_state ACTIVE || return $?
+  [[ $STATE == NOT_FOUND ]] || return 0
   REQUESTED=false
   note 'the request was refused: quota, zone, type or permission? See above.'
   return "$RESOURCE_ERROR"
@@ -36,7 +37,7 @@ request_unless_there() {
 wait_until_gone() {
   while [[ $STATE == SUSPENDING || $STATE == DELETING ]]; do
     pause "${FLAG[poll_seconds]}"
-    read_state NOT_FOUND || return
+    read_state NOT_FOUND || return $?
   done
 }
 
@@ -71,7 +72,7 @@ set_up() {
     files+=("${FLAG[wheel]}")
   else
     what=(checkout checkout.tar)
-    pack_checkout || return
+    pack_checkout || return $?
     files+=("$CHECKOUT")
   fi
   on_workers all 'mkdir -p calm_tpu/incoming' &&
@@ -86,7 +87,7 @@ pack_checkout() {
   CHECKOUT=$CACHE/checkout.tar
   if on dry_run; then
     echo "# packs the checkout into $CHECKOUT"
-    return
+    return 0
   fi
   mkdir -p "$CACHE"
   git -C "$ROOT" rev-parse --git-dir >/dev/null || fail "$CONFIG_ERROR" \
@@ -119,13 +120,13 @@ launch() {
 # fetch DIRECTORY: results and logs into it.
 fetch() {
   local copy=copy_a target=$1/${FLAG[sync_dir]}
-  run mkdir -p "$target" || return
+  run mkdir -p "$target" || return $?
   if [[ -n ${FLAG[bucket]} ]]; then
     # LATEST names the copy that is complete.
     if on dry_run; then
       run gcloud storage cat "${FLAG[bucket]}/LATEST"
     else
-      copy=$(gcloud storage cat "${FLAG[bucket]}/LATEST" </dev/null) || return
+      copy=$(gcloud storage cat "${FLAG[bucket]}/LATEST" </dev/null) || return $?
     fi
     run_with_retries gcloud storage rsync "${FLAG[bucket]}/$copy" "$target" \
       --recursive

@@ -58,12 +58,12 @@ replace_tpu() {
 look_at_job() {
   if ! read_job; then
     reach_again
-    return
+    return 0
   fi
   TROUBLES=0
   if [[ $LAUNCHED == false ]]; then
     prepare_job
-    return
+    return 0
   fi
   note_change "${FLAG[job]}: $JOB"
   case $JOB in
@@ -91,9 +91,9 @@ else echo calm_job ${FLAG[job]} absent; fi"
   if on dry_run; then
     on_workers all "$question"
     JOB=$(on_if "$LAUNCHED" 'exited 0' absent)
-    return
+    return 0
   fi
-  answer=$(QUIET=true on_workers all "$question") || return
+  answer=$(QUIET=true on_workers all "$question") || return $?
   JOB=
   while read -r worker_state; do
     worker_state=${worker_state#"calm_job ${FLAG[job]} "}
@@ -108,13 +108,13 @@ worse_of() {
   for state in "$@"; do
     if [[ $state == exited* && $state != 'exited 0' ]]; then
       echo "$state"
-      return
+      return 0
     fi
   done
   for state in absent running; do
     if [[ $1 == "$state" || $2 == "$state" ]]; then
       echo "$state"
-      return
+      return 0
     fi
   done
   echo 'exited 0'
