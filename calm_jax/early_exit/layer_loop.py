@@ -1,6 +1,6 @@
 """One token through the decoder's layers, each row leaving when confident.
 
-The layers are a chain of conditionals: layer k + 1 runs if any row of the batch
+The layers are a chain of conditions: layer k + 1 runs if any row of the batch
 is still undecided after layer k. Rows are independent: a row that has left
 keeps its state while others go on, and its result is the same whatever else is
 in the batch. In a larger batch the rows that go on are packed (`packing`), so
@@ -29,7 +29,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit import confidence as confidence_lib
-from calm_jax.early_exit import lazy_cache, packing, sampling, schedule
+from calm_jax.early_exit import lazy_cache, packing, run_if, sampling, schedule
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.early_exit import propagation as propagation_lib
 from calm_jax.t5 import masks, network
@@ -322,10 +322,9 @@ class EarlyExitDecoder:
     state, measured = self._run_undecided(layer, state, measured, call)
     if layer == self.config.num_decoder_layers:
       return state
-    return lax.cond(
+    return run_if.run_if(
       jnp.any(state.undecided),
       lambda s: self._run_from(layer + 1, s, measured, call),
-      lambda s: s,
       state,
     )
 
@@ -334,19 +333,25 @@ class EarlyExitDecoder:
     batch_size = state.undecided.shape[0]
     if batch_size <= self.rows_per_pack:
       return self._run_and_decide(layer, state, measured, call)
-    return lax.cond(
-      jnp.sum(state.undecided) > _LARGEST_PACKED_SHARE * batch_size,
-      lambda: self._run_and_decide(layer, state, measured, call),
-      lambda: self._run_packs(layer, state, measured, call),
+    whole = jnp.sum(state.undecided) > _LARGEST_PACKED_SHARE * batch_size
+    in_packs = state.undecided & ~whole
+    _, answered = run_if.zeros_like_result(
+      lambda: self._run_and_decide(layer, state, measured, call)
     )
+    state, answered = run_if.run_if(
+      whole,
+      lambda both: self._run_and_decide(layer, both[0], measured, call),
+      (state, answered),
+    )
+    return self._run_packs(layer, state, in_packs, measured, answered, call)
 
-  def _run_packs(self, layer, state, measured, call):
-    """`_run_and_decide` on the undecided rows alone."""
+  def _run_packs(self, layer, state, active, measured, answered, call):
+    """`_run_and_decide` on the active rows; the others' `answered` stays."""
     i = layer - 1
     cache = state.cache
 
     def run_pack(carried, read_only, is_row):
-      pack, layer_cache, measure_state = carried
+      pack, _, layer_cache, measure_state = carried
       measured, exit_states, call_rows = read_only
       pack = pack.replace(
         undecided=pack.undecided & is_row,
@@ -357,13 +362,23 @@ class EarlyExitDecoder:
       pack, measured = self._run_and_decide(
         layer, pack, measured, call.with_rows(i, call_rows)
       )
-      pack, written = pack.replace(cache=None), pack.cache
-      return (pack, written.layers[i], written.measure_state), measured
+      written = pack.cache
+      return (
+        pack.replace(cache=None),
+        measured,
+        written.layers[i],
+        written.measure_state,
+      )
 
-    (rows, layer_cache, measure_state), measured = packing.map_active_rows(
+    rows, answered, layer_cache, measure_state = packing.map_active_rows(
       run_pack,
-      state.undecided,
-      (state.replace(cache=None), cache.layers[i], cache.measure_state),
+      active,
+      (
+        state.replace(cache=None),
+        answered,
+        cache.layers[i],
+        cache.measure_state,
+      ),
       (measured, cache.exit_states, call.rows(i)),
       rows_per_pack=self.rows_per_pack,
     )
@@ -371,7 +386,7 @@ class EarlyExitDecoder:
       layers=_replace_at(cache.layers, i, layer_cache),
       measure_state=measure_state,
     )
-    return rows.replace(cache=written), measured
+    return rows.replace(cache=written), answered
 
   def _run_and_decide(self, layer, state, measured, call):
     state, below = self._run_layer(layer, state, call)
@@ -475,20 +490,23 @@ class EarlyExitDecoder:
     model pays nothing for the possibility of leaving.
     """
 
-    def measure():
-      answer = self.measure(view)
+    nothing = prediction_lib.Prediction.zeros(view.hidden.shape[0])
+
+    def measure(sequence_state):
+      seen = dataclasses.replace(view, sequence_state=sequence_state)
+      answer = self.measure(seen)
       if answer.prediction is None and self.trace:
         return answer.replace(prediction=view.predict(view.logits()))
       return answer.replace(prediction=answer.prediction or nothing)
 
-    nothing = prediction_lib.Prediction.zeros(view.hidden.shape[0])
-    blank = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure)
-    )
     # What is known of the sequence is kept; what was known of the token is
     # needed by nobody: if no row may leave here, none may at a later exit.
-    blank = blank.replace(sequence_state=view.sequence_state)
-    return lax.cond(condition, measure, lambda: blank)
+    blank = run_if.zeros_like_result(measure, view.sequence_state)
+    return run_if.run_if(
+      condition,
+      lambda answer: measure(answer.sequence_state),
+      blank.replace(sequence_state=view.sequence_state),
+    )
 
   def _prediction_only(self, state, measured, call):
     """For the trace, at a layer without an exit."""

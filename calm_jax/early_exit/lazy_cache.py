@@ -14,6 +14,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from calm_jax.early_exit import run_if
+
 # Positions that a layer catches up with at a time.
 _CHUNK = 8
 
@@ -61,11 +63,17 @@ class LazyCache:
     """
     cache = self._caught_up(project, position, exit_states)
     key, value = project(hidden[:, None])
-    return LazyCache(
-      keys=write_rows(cache.keys, key, position, axis=3),
-      values=write_rows(cache.values, value, position, axis=2),
-      filled=jnp.full_like(cache.filled, position + 1),
-    )
+
+    def write(cache):
+      return LazyCache(
+        keys=write_rows(cache.keys, key, position, axis=3),
+        values=write_rows(cache.values, value, position, axis=2),
+        filled=jnp.full_like(cache.filled, position + 1),
+      )
+
+    # Always true, which XLA does not know: a write of its own, which would else
+    # be repeated on a copy of the cache for each reader.
+    return run_if.run_if(position >= 0, write, cache)
 
   def _caught_up(self, project, position, exit_states):
     length = exit_states.shape[1]

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-# (carried, read_only, is_row [pack]) -> carried, result; [pack, ...] each.
-PackStep = Callable[[Any, Any, Bool[Array, ' pack']], tuple[Any, Any]]
+# (carried, read_only, is_row [pack]) -> carried; [pack, ...] each.
+PackStep = Callable[[Any, Any, Bool[Array, ' pack']], Any]
 
 
 def map_active_rows(
@@ -25,7 +25,7 @@ def map_active_rows(
   read_only: Any,
   *,
   rows_per_pack: int,
-) -> tuple[Any, Any]:
+) -> Any:
   """Runs `step` on the active rows in packs; in time linear in their number.
 
   Args:
@@ -37,8 +37,7 @@ def map_active_rows(
     rows_per_pack: rows of a pack.
 
   Returns:
-    `carried` with the active rows changed, and what the step answered beside
-    it, zeros for the other rows.
+    `carried` with the active rows changed.
   """
   batch = active.shape[0]
   order = jnp.argsort(~active, stable=True)
@@ -51,21 +50,12 @@ def map_active_rows(
     is_row = first + jnp.arange(rows_per_pack) < num_active
     # Copies of a row of this pack ask for no work that it does not need.
     taken = jnp.where(is_row, rows, rows[0])
-    return step(_take(carried, taken), _take(read_only, taken), is_row), (
-      # Past the end: not written.
-      jnp.where(is_row, rows, batch)
-    )
+    changed = step(_take(carried, taken), _take(read_only, taken), is_row)
+    # Past the end: not written.
+    return _put(carried, jnp.where(is_row, rows, batch), changed)
 
-  def body(number, both):
-    (changed, result), rows = run_pack(number, both[0])
-    return _put(both, rows, (changed, result))
-
-  (_, result), _ = jax.eval_shape(run_pack, 0, carried)
-  blank = jax.tree.map(
-    lambda x: jnp.zeros((batch, *x.shape[1:]), x.dtype), result
-  )
   num_packs = (num_active + rows_per_pack - 1) // rows_per_pack
-  return lax.fori_loop(0, num_packs, body, (carried, blank))
+  return lax.fori_loop(0, num_packs, run_pack, carried)
 
 
 def _take(tree: Any, rows: Int[Array, ' pack']) -> Any:

@@ -71,19 +71,22 @@ def test_packs_equal_the_whole_batch(measure, rows_per_pack, sampled):
 @settings(max_examples=40, deadline=None)
 def test_active_rows_alone_are_worked_on(active, rows_per_pack):
   active = jnp.array(active)
-  carried = {'a': jnp.arange(len(active) * 2.0).reshape(-1, 2)}
+  carried = {
+    'a': jnp.arange(len(active) * 2.0).reshape(-1, 2),
+    'b': jnp.full(len(active), -1.0),
+  }
   read_only = jnp.arange(len(active)) * 10
 
   def step(carried, read_only, is_row):
     result = jnp.where(is_row, carried['a'][:, 0] + read_only, np.nan)
-    return {'a': carried['a'] + 1}, result
+    return {'a': carried['a'] + 1, 'b': result}
 
-  changed, result = packing.map_active_rows(
+  changed = packing.map_active_rows(
     step, active, carried, read_only, rows_per_pack=rows_per_pack
   )
   np.testing.assert_array_equal(changed['a'], carried['a'] + active[:, None])
   np.testing.assert_array_equal(
-    result, np.where(active, carried['a'][:, 0] + read_only, 0)
+    changed['b'], np.where(active, carried['a'][:, 0] + read_only, -1)
   )
 
 
@@ -93,7 +96,7 @@ def test_packs_are_as_many_as_the_rows_need():
 
   def step(carried, read_only, is_row):
     jax.debug.callback(lambda rows: counted.append(int(rows)), is_row.sum())
-    return carried, ()
+    return carried
 
   active = np.array([1, 1, 0, 1, 1, 0, 1], bool)
   jax.jit(functools.partial(packing.map_active_rows, step, rows_per_pack=2))(
