@@ -84,9 +84,13 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
       logits = apply(view.hidden, view.layer, method='step')
       return confidence.Measurement(jax.nn.sigmoid(logits))
     i = view.layer - 1
+
+    def project(states):
+      return apply(states, view.layer, method='project_key_value')
+
     cache = view.sequence_state[i].with_position(
-      lambda states: apply(states, view.layer, method='project_key_value'),
-      view.hidden,
+      project,
+      project(view.hidden[:, None]),
       view.position,
       view.exit_states,
     )

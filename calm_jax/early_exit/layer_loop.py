@@ -32,6 +32,7 @@ from calm_jax.early_exit import confidence as confidence_lib
 from calm_jax.early_exit import lazy_cache, packing, run_if, sampling, schedule
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.early_exit import propagation as propagation_lib
+from calm_jax.t5 import joined as joined_lib
 from calm_jax.t5 import masks, network
 
 # What a trace holds where a layer was not run, or has no confidence.
@@ -162,6 +163,7 @@ class EarlyExitDecoder:
     sampler: draws tokens from the distribution of the layer where they leave;
       the best one if None.
     prepared: what the measure derived from the parameters.
+    joined: kernels of the layers laid out for decoding (`t5.joined`), or none.
     trace: whether to record every layer's confidence and best token.
     rows_per_pack: rows of a larger batch that a layer takes at a time once
       others have left; the numbers are the same with any.
@@ -180,6 +182,7 @@ class EarlyExitDecoder:
     pytree_node=False, default=None
   )
   prepared: Any = ()
+  joined: joined_lib.Joined = ()
   trace: bool = struct.field(pytree_node=False, default=False)
   rows_per_pack: int = struct.field(pytree_node=False, default=ROWS_PER_PACK)
 
@@ -399,15 +402,18 @@ class EarlyExitDecoder:
     entering = jnp.where(
       state.undecided[:, None], state.hidden, state.propagated
     )
+    # The query of a row that has left is of no use, and of no harm.
+    query, *own = self._layer(i, entering, method='project_token')
     layer_cache = state.cache.layers[i].with_position(
       lambda states: self._layer(i, states, method='project_self'),
-      entering,
+      tuple(own),
       position,
       state.cache.exit_states,
     )
     hidden = self._layer(
       i,
       state.hidden,
+      query,
       layer_cache.keys,
       layer_cache.values,
       lax.dynamic_index_in_dim(constants.position_bias, position),
@@ -543,8 +549,11 @@ class EarlyExitDecoder:
     )
 
   def _layer(self, i: int, *args, method: str):
+    variables = {'params': self.params['decoder'][f'layers_{i}']}
+    if self.joined:
+      variables['joined'] = self.joined[i]
     return network.DecoderLayer(self.config).apply(
-      {'params': self.params['decoder'][f'layers_{i}']}, *args, method=method
+      variables, *args, method=method
     )
 
 

@@ -49,7 +49,7 @@ class LazyCache:
   def with_position(
     self,
     project: ProjectFn,
-    hidden: Float[Array, 'batch embed'],
+    own: tuple[jax.Array, jax.Array],
     position: Int[Array, ''],
     exit_states: Float[Array, 'batch target embed'],
   ) -> 'LazyCache':
@@ -57,12 +57,12 @@ class LazyCache:
 
     Args:
       project: the layer's own projection.
-      hidden: what the layer sees of this position.
+      own: key and value of this position, as `project` gives them.
       position: 0-based.
       exit_states: what it sees of the positions that it owes.
     """
     cache = self._caught_up(project, position, exit_states)
-    key, value = project(hidden[:, None])
+    key, value = own
 
     def write(cache):
       return LazyCache(

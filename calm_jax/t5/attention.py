@@ -90,9 +90,31 @@ class MultiHeadDotProductAttention(nn.Module):
     value = self._split(self.value(inputs_kv))
     return key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
 
+  def project_token(
+    self, inputs: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value of one token per row, by joined kernels if any.
+
+    Args:
+      inputs: [batch, embed].
+
+    Returns:
+      query [batch, heads, head_dim], key [batch, heads, head_dim, 1], value
+      [batch, heads, 1, head_dim].
+    """
+    parts = layers.joined_product(self, 'query_key_value', inputs, 3) or [
+      dense(inputs) for dense in (self.query, self.key, self.value)
+    ]
+    query, key, value = map(self._split, parts)
+    return query, key[..., None], value[:, :, None]
+
+  def project_query(self, inputs_q: jax.Array) -> jax.Array:
+    """[batch, embed] -> [batch, heads, head_dim]."""
+    return self._split(self.query(inputs_q))
+
   def attend_cached(
     self,
-    inputs_q: jax.Array,
+    query: jax.Array,
     cached_key: jax.Array,
     cached_value: jax.Array,
     bias: jax.Array,
@@ -100,7 +122,7 @@ class MultiHeadDotProductAttention(nn.Module):
     """Attends with one query per row over cached keys and values.
 
     Args:
-      inputs_q: [batch, embed].
+      query: [batch, heads, head_dim].
       cached_key: [batch, heads, head_dim, length].
       cached_value: [batch, heads, length, head_dim].
       bias: [batch or 1, heads or 1, length]; masks rows not to be attended to.
@@ -108,7 +130,6 @@ class MultiHeadDotProductAttention(nn.Module):
     Returns:
       [batch, embed].
     """
-    query = self._split(self.query(inputs_q))
     logits = jnp.einsum('bhd,bhdk->bhk', *self._logit_dtype(query, cached_key))
     weights = _softmax(logits, bias, self.dtype)
     attended = jnp.einsum('bhk,bhkd->bhd', weights, cached_value)

@@ -58,6 +58,26 @@ def _matmul(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   return jnp.dot(rows, kernel).reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
+def joined_product(
+  module: nn.Module, name: str, inputs: jax.Array, count: int
+) -> list[jax.Array] | None:
+  """A module's product with a joined kernel (`t5.joined`), in its parts.
+
+  Args:
+    module: a bound module with a `dtype`.
+    name: of the kernel in the collection `joined`.
+    inputs: [..., embed].
+    count: number of kernels that were joined.
+
+  Returns:
+    The products with each of them, or None if the module has no such kernel.
+  """
+  if not module.has_variable('joined', name):
+    return None
+  kernel = module.get_variable('joined', name).astype(module.dtype)
+  return jnp.split(_matmul(inputs.astype(module.dtype), kernel), count, axis=-1)
+
+
 class LayerNorm(nn.Module):
   """T5's layer norm: divides by the root mean square; no mean, no bias."""
 
@@ -169,16 +189,17 @@ class MlpBlock(nn.Module):
     self, inputs: jax.Array, *, enable_dropout: bool = False
   ) -> jax.Array:
     # [..., embed] -> [..., embed]
-    gates = []
-    for i, activation in enumerate(self.activations):
-      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
-      projected = Dense(
-        self.intermediate_dim, ('embed', 'mlp'), self.dtype, name=name
-      )(inputs)
-      gates.append(_activation(activation)(projected))
-    hidden = gates[0]
-    for gate in gates[1:]:
-      hidden = hidden * gate
+    count = len(self.activations)
+    names = [f'wi_{i}' for i in range(count)] if count > 1 else ['wi']
+    projected = joined_product(self, 'wi', inputs, count) or [
+      Dense(self.intermediate_dim, ('embed', 'mlp'), self.dtype, name=name)(
+        inputs
+      )
+      for name in names
+    ]
+    hidden = 1.0
+    for activation, part in zip(self.activations, projected, strict=True):
+      hidden = hidden * _activation(activation)(part)
     hidden = Dropout(self.dropout_rate)(hidden, enable_dropout)
     return Dense(inputs.shape[-1], ('mlp', 'embed'), self.dtype, name='wo')(
       hidden

@@ -175,18 +175,34 @@ class DecoderLayer(nn.Module):
     normalized = self.pre_self_attention_layer_norm(hidden)
     return self.self_attention.project_key_value(normalized)
 
+  def project_token(
+    self, hidden: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Self-attention query, key and value of one token per row.
+
+    Args:
+      hidden: [batch, embed], the state below this layer.
+
+    Returns:
+      As `attention.MultiHeadDotProductAttention.project_token`.
+    """
+    return self.self_attention.project_token(
+      self.pre_self_attention_layer_norm(hidden)
+    )
+
   def project_cross(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cross-attention keys and values: [batch, source, embed] -> as above."""
     return self.encoder_decoder_attention.project_key_value(encoded)
 
   def step(
-    self, hidden, cached_key, cached_value, bias, cross_key, cross_value,
+    self, hidden, query, cached_key, cached_value, bias, cross_key, cross_value,
     cross_bias,
   ):  # fmt: skip
     """Runs the layer for one token per row against filled caches.
 
     Args:
       hidden: [batch, embed], the state below this layer.
+      query: [batch, heads, head_dim], from `project_token`.
       cached_key: [batch, heads, head_dim, length], holding this position too.
       cached_value: [batch, heads, length, head_dim], likewise.
       bias: [1, heads, length], position bias and mask of this position.
@@ -197,12 +213,12 @@ class DecoderLayer(nn.Module):
     Returns:
       [batch, embed].
     """
-    attended = self.self_attention.attend_cached(
-      self.pre_self_attention_layer_norm(hidden), cached_key, cached_value, bias
+    hidden = hidden + self.self_attention.attend_cached(
+      query, cached_key, cached_value, bias
     )
-    hidden = hidden + attended
-    crossed = self.encoder_decoder_attention.attend_cached(
-      self.pre_cross_attention_layer_norm(hidden),
+    crossing = self.encoder_decoder_attention
+    crossed = crossing.attend_cached(
+      crossing.project_query(self.pre_cross_attention_layer_norm(hidden)),
       cross_key,
       cross_value,
       cross_bias,

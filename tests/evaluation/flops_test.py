@@ -14,6 +14,7 @@ from calm_jax.early_exit import (
   classifiers,
   confidence,
   oracle,
+  screening,
   top_k,
 )
 from calm_jax.evaluation import (
@@ -45,6 +46,7 @@ COSTS = {
   'top-k': confidence_cost.TopK(k=10),
   'top-k falling': confidence_cost.TopK(k=(30, 20, 5), last_layer_from_k=True),
   'top-k late': confidence_cost.TopK(k=10, taken_at=2),
+  'screened': confidence_cost.ScreenedTopK(k=10, rank=4, num_candidates=12),
 }
 
 
@@ -60,6 +62,10 @@ def columns(name, layer):
       return {1: V, 2: 30, 3: 20, 4: 5}[layer]
     case 'top-k late':
       return V if layer <= 2 or last else 10
+    case 'screened':
+      # The state along all 16 directions; 4 of them for every token.
+      first = 16 + 4 * V / 16 + 12
+      return V if last else first if layer == 1 else 10
   return 0
 
 
@@ -235,10 +241,10 @@ def test_xla_counts_a_layer_as_the_formula_does():
   )
 
   def run(params, hidden, keys, values, bias, cross_keys, cross_values, cross):
-    new = layer.apply(params, hidden[:, None], method='project_self')
+    query, *new = layer.apply(params, hidden, method='project_token')
     out = layer.apply(
-      params, hidden, keys, values, bias, cross_keys, cross_values, cross,
-      method='step',
+      params, hidden, query, keys, values, bias, cross_keys, cross_values,
+      cross, method='step',
     )  # fmt: skip
     return new, out
 
@@ -314,6 +320,10 @@ def test_the_manifest_s_text_gives_the_cost():
       top_k.TopKPropagation(k=(9, 5), taken_at=2, last_layer_from_k=True),
       confidence_cost.TopK((9, 5), 2, True),
     ),
+    (
+      screening.ScreenedTopK(k=9, rank=4, num_candidates=12),
+      confidence_cost.ScreenedTopK((9,), rank=4, num_candidates=12),
+    ),
   ):
     assert measure_costs.cost_of(repr(measure)) == cost
 
@@ -332,6 +342,7 @@ def test_the_manifest_s_text_gives_the_cost():
     'ClassifierConfidence(classifier=3)',
     'ClassifierConfidence(classifier="ab")',
     'ClassifierConfidence(classifier=(1, 2, 3))',
+    'ScreenedTopK(k=(9,), taken_at=None, last_layer_from_k=False)',
     'TopKPropagation(k="a", taken_at=None, last_layer_from_k=False)',
     '\x00',
   ],

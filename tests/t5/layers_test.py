@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.t5 import attention, layers, masks
+from calm_jax.t5 import attention, joined, layers, masks, network
 
 
 def draw(seed, *shape):
@@ -145,8 +146,41 @@ def test_attention_over_a_cache_equals_attention_over_the_sequence():
   key, value = bound.project_key_value(inputs_kv)
   assert key.shape == (2, 2, 4, 5) and value.shape == (2, 2, 5, 4)
   for q in range(3):
-    step = bound.attend_cached(inputs_q[:, q], key, value, bias[:, :, q])
+    query = bound.project_query(inputs_q[:, q])
+    step = bound.attend_cached(query, key, value, bias[:, :, q])
     np.testing.assert_allclose(step, output[:, q], atol=1e-5)
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_joined_kernels_give_the_same_token(tied):
+  config = tiny_t5.tiny_config(tied=tied)
+  params = tiny_t5.tiny_params(config)
+  kernels = joined.join_kernels(params, config.num_decoder_layers)
+  assert len(kernels) == config.num_decoder_layers
+  layer = network.DecoderLayer(config)
+  apart = {'params': params['decoder']['layers_1']}
+  together = {**apart, 'joined': kernels[1]}
+  hidden = draw(3, 2, config.emb_dim)
+  expected = layer.apply(apart, hidden, method='project_token')
+  got = layer.apply(together, hidden, method='project_token')
+  key, value = layer.apply(apart, hidden[:, None], method='project_self')
+  for x, y in zip(got, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+  np.testing.assert_allclose(got[1], key, atol=1e-6)
+  np.testing.assert_allclose(got[2], value, atol=1e-6)
+
+
+def test_joined_inputs_of_the_feed_forward_block():
+  block = layers.MlpBlock(6, ('gelu', 'linear'))
+  inputs = draw(0, 3, 4)
+  params, expected = init_and_apply(block, inputs)
+  wi = np.concatenate(
+    [params['wi_0']['kernel'], params['wi_1']['kernel']], axis=1
+  )
+  output = block.apply(
+    {'params': {'wo': params['wo']}, 'joined': {'wi': wi}}, inputs
+  )
+  np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
 def test_an_unknown_activation_is_told():
