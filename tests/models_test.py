@@ -16,6 +16,7 @@ from calm_jax.early_exit import (
   propagation,
   sampling,
   schedule,
+  screening,
   top_k,
 )
 from calm_jax.t5 import network
@@ -147,6 +148,10 @@ def test_gin_files_choose_exits_and_propagation():
   assert model.propagation == propagation.FirstExitState()
   model = _model_of(['top_k'], ['TOP_K = [32, 8]'])
   assert model.measure == top_k.TopKPropagation(k=(32, 8))
+  model = _model_of(
+    ['screened'], ['TOP_K = [8]', 'RANK = 32', 'CANDIDATES = 9']
+  )
+  assert model.measure == screening.ScreenedTopK(8, rank=32, num_candidates=9)
 
 
 def _model_of(names, bindings=()):

@@ -104,17 +104,45 @@ class TopK(ConfidenceCost):
 
   def output_embedding(self, sizes, exits):
     ks = self.k if isinstance(self.k, tuple) else (self.k,)
-    columns, num_scored = [], 0
+    columns: list[float] = []
+    num_scored = 0
     for exit_layer in exits:
       is_last = exit_layer == exits[-1]
       taken = bool(num_scored) and ks[0] < sizes.vocab_size
       if taken and (self.last_layer_from_k or not is_last):
         columns.append(ks[min(num_scored, len(ks)) - 1])
-      else:
+      elif is_last:
         columns.append(sizes.vocab_size)
+      else:
+        columns.append(self._first_columns(sizes))
       if num_scored or exit_layer >= (self.taken_at or 1):
         num_scored += 1
     return 2.0 * sizes.emb_dim * np.cumsum(columns)
+
+  def _first_columns(self, sizes: network_sizes.NetworkSizes) -> float:
+    """Columns at an exit that has no K yet."""
+    return sizes.vocab_size
+
+
+@dataclasses.dataclass(frozen=True)
+class ScreenedTopK(TopK):
+  """Top-k token propagation whose first exit scores what a preview proposes.
+
+  The preview takes the state along d directions, r of which lead to all tokens:
+  2 d d + 2 r V operations, then C columns.
+
+  Attributes:
+    rank: r.
+    num_candidates: C.
+  """
+
+  rank: int = 0
+  num_candidates: int = 0
+
+  def _first_columns(self, sizes):
+    per_column = self.rank / sizes.emb_dim
+    preview = sizes.emb_dim + per_column * sizes.vocab_size
+    return preview + self.num_candidates
 
 
 @dataclasses.dataclass(frozen=True)

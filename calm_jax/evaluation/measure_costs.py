@@ -7,6 +7,7 @@ text is parsed, never executed.
 """
 
 import ast
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,16 @@ def _top_k(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
   )
 
 
+def _screened(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
+  sizes = knobs['rank'], knobs['num_candidates']
+  if not all(type(x) is int for x in sizes):
+    raise TypeError('no sizes of a preview')
+  exact = dataclasses.asdict(_top_k(knobs))
+  return confidence_cost.ScreenedTopK(
+    **exact, rank=knobs['rank'], num_candidates=knobs['num_candidates']
+  )
+
+
 def _classifier(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
   kind, sizes = knobs['classifier']
   if kind == 'Attention':
@@ -108,6 +119,7 @@ _COSTS: dict[str, Callable[[_Knobs], confidence_cost.ConfidenceCost]] = {
   'Patience': _always(confidence_cost.WholeSoftmax()),
   'HiddenStateSaturation': _always(confidence_cost.Saturation()),
   'TopKPropagation': _top_k,
+  'ScreenedTopK': _screened,
   'ClassifierConfidence': _classifier,
   # No measurement; the oracle's is for free, as in CALM's bound.
   'StaticExit': _always(confidence_cost.ChosenOnly()),

@@ -34,9 +34,10 @@ def metric_name(metric: str) -> str:
 def measure_name(measure: str) -> str:
   """Returns a short name of a measure from its repr, or what it is given."""
   name, knobs = measure_costs.parse(measure)
-  if name == 'TopKPropagation':
+  if name in ('TopKPropagation', 'ScreenedTopK'):
     k = knobs.get('k')
-    return f'top-k, K {k}' if isinstance(k, int) else 'top-k, K falling'
+    text = f'top-k, K {k}' if isinstance(k, int) else 'top-k, K falling'
+    return text if name == 'TopKPropagation' else f'screened {text}'
   if classifier := measure_costs.classifier_of(measure):
     kind, options = classifier
     width = options.get('width', options.get('hidden_dim'))
