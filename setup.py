@@ -22,6 +22,8 @@ _CORE = [
   'numpy>=1.26',
   'optax>=0.2.3',
   'orbax-checkpoint>=0.11',
+  # The format of SentencePiece's models.
+  'protobuf>=4.21',
   'rouge-score>=0.1.2',
   'sacrebleu>=2.4',
   'safetensors>=0.4',

@@ -4,7 +4,8 @@
 arrays; `load_vocabulary` gives seqio's class over the same file and ids.
 
 How the shipped one was made, from inputs and targets of both tasks (its
-sentences came from more packages, as gin/experiments/docstrings.gin tells):
+sentences came from more packages, as gin/experiments/docstrings.gin tells, and
+in another order):
 
   from calm_jax.data import vocabulary
   vocabulary.train_vocabulary(
@@ -26,6 +27,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from calm_jax import errors
 from calm_jax.data import case_factoring, corpus, tasks
@@ -191,7 +193,15 @@ def train_vocabulary(
       # Past the place in the C++ source.
       f' SentencePiece says: {str(error).split("] ")[-1]}'
     ) from error
-  _write_atomically(pathlib.Path(path), model.getvalue())
+  _write_atomically(pathlib.Path(path), _without_paths(model.getvalue()))
+
+
+def _without_paths(content: bytes) -> bytes:
+  """The model without the names of its rule files, which exist no more."""
+  model = sentencepiece_model_pb2.ModelProto.FromString(content)
+  for spec in (model.normalizer_spec, model.denormalizer_spec):
+    spec.ClearField('normalization_rule_tsv')
+  return model.SerializeToString(deterministic=True)
 
 
 @contextlib.contextmanager

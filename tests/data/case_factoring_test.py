@@ -126,6 +126,12 @@ def test_case_changes_no_other_piece(tokenizer):
   assert [x for x in written if x not in markers] == lower
 
 
+def test_markers_show_as_the_letter_that_they_make():
+  tokenizer = vocabulary.default_tokenizer()
+  pieces = tokenizer.pieces(tokenizer.encode('The API'))
+  assert pieces == ('▁T', 'he', '▁A', 'PI')
+
+
 def test_a_single_letter_stays_with_its_word(tokenizer):
   assert tokenizer.pieces(tokenizer.encode('A server'))[:2] == ('▁', 'A')
 

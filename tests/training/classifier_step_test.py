@@ -147,6 +147,24 @@ def test_labels_are_the_teacher_forced_agreement(trained):
   np.testing.assert_array_equal(weights, batch['decoder_target_tokens'] > 0)
 
 
+def test_padding_changes_neither_losses_nor_metrics(trained):
+  params, batch = trained[1].params, BATCHES.batch_at(7)
+  padded = {k: np.pad(v, ((0, 3), (0, 2))) for k, v in batch.items()}
+  objective = classifier_step.ClassifierObjective(OBJECTIVE.classifiers)
+
+  def losses(batch):
+    observed = classifier_step._observe(MODEL.module, params, batch)
+    return objective._losses(params[classifiers.PARAMS], *observed, None)
+
+  for name, loss in losses(batch).items():
+    np.testing.assert_allclose(losses(padded)[name], loss, rtol=1e-5)
+  evaluate = objective.make_evaluator(MODEL.module)
+  expected = evaluate(params, [batch])
+  assert expected
+  for name, value in evaluate(params, [padded]).items():
+    np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+
+
 def test_skipped_positions_show_the_state_of_their_exit():
   hidden = jnp.arange(4.0)[:, None, None, None] + jnp.zeros((4, 50, 40, 1))
   states, reached = classifier_step.skipped_states(
