@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import decoding, errors, models
+from calm_jax import beam_search, decoding, errors, models
 from calm_jax.checkpoints import bundle
 from calm_jax.data import arrays, vocabulary
 from calm_jax.early_exit import sampling
@@ -33,7 +33,8 @@ class Generation:
 
   Attributes:
     text: the output.
-    pieces: its tokens as shown to people, EOS left out.
+    pieces: its tokens as shown to people, EOS left out. Another token that was
+      asked to end the output is shown.
     num_layers_used: decoder layers of each piece, 1..L.
     confidences: of each piece, at the layer where it left.
     log_prob: natural log-probability of the output, EOS included.
@@ -54,7 +55,8 @@ class TextGenerator:
     params: its parameters.
     tokenizer: its vocabulary.
     inputs_length: longer inputs are truncated.
-    max_decode_length: outputs end here at the latest.
+    max_decode_length: outputs end here at the latest, unless a call says
+      otherwise; each length costs a compilation.
   """
 
   def __init__(
@@ -80,10 +82,11 @@ class TextGenerator:
     self.inputs_length = inputs_length
     self.max_decode_length = max_decode_length
     self._generate = jax.jit(
-      self._traceable, static_argnames=('trace', 'sampler')
+      self._traceable,
+      static_argnames=('trace', 'sampler', 'max_decode_length'),
     )
     self._beam_search = jax.jit(
-      self._traceable_beams, static_argnames='num_beams'
+      self._traceable_beams, static_argnames=('num_beams', 'max_decode_length')
     )
     self._encode = jax.jit(
       lambda params, tokens: model.module.apply(
@@ -96,19 +99,13 @@ class TextGenerator:
       params,
       tokens,
       thresholds,
-      max_decode_length=self.max_decode_length,
       prepared=prepared,
       trace=trace,
       **drawing,
     )
 
-  def _traceable_beams(self, params, tokens, num_beams):
-    return self.model.beam_search(
-      params,
-      tokens,
-      num_beams=num_beams,
-      max_decode_length=self.max_decode_length,
-    )
+  def _traceable_beams(self, params, tokens, **options):
+    return self.model.beam_search(params, tokens, **options)
 
   def encode(self, texts: Sequence[str]) -> np.ndarray:
     """Token rows [texts, inputs_length] of inputs that carry their prefix.
@@ -122,11 +119,7 @@ class TextGenerator:
           f'Every text must hold at least one character; text {i + 1} of'
           f' {len(texts)} is empty.'
         )
-      if any('\ud800' <= x <= '\udfff' for x in text):
-        raise errors.DataError(
-          f'Every text must be valid Unicode; text {i + 1} of {len(texts)}'
-          ' holds bytes that were not UTF-8.'
-        )
+    _check_unicode('text', texts)
     rows, cut = arrays.encode_rows(texts, self.tokenizer, self.inputs_length)
     if cut:
       warnings.warn(
@@ -153,6 +146,8 @@ class TextGenerator:
     sampler: sampling.Sampler | None = None,
     seeds: np.ndarray | None = None,
     prompts: np.ndarray | None = None,
+    eos_id: int = models.EOS_ID,
+    max_decode_length: int | None = None,
   ) -> decoding.DecodeResult:
     """Compiled generation; one program per shape, whatever the thresholds.
 
@@ -160,21 +155,20 @@ class TextGenerator:
       tokens: [batch, inputs_length], rows of zeros generate nothing.
       thresholds: [batch] or [batch, grid] in [0, 1].
       trace: whether to record every layer's confidence and best token.
-      sampler, seeds, prompts: as for `models.EncoderDecoderModel.generate`.
+      sampler, seeds, prompts, eos_id: as for
+        `models.EncoderDecoderModel.generate`.
+      max_decode_length: longest output; the generator's if None.
 
     Returns:
       NumPy arrays, [batch * grid, ...].
 
     Raises:
-      ConfigError: a threshold outside [0, 1].
+      ConfigError: a threshold outside [0, 1], an eos_id that is no token, or
+        no length.
       NumericError: the model computes NaN or infinity.
     """
     thresholds = np.asarray(thresholds, np.float32)
-    if not ((thresholds >= 0) & (thresholds <= 1)).all():
-      raise errors.ConfigError(
-        f'Thresholds must be in [0, 1], got {thresholds.reshape(-1).tolist()};'
-        ' 1 is the full model.'
-      )
+    models.check_thresholds(thresholds)
     drawing = {'sampler': sampler, 'seeds': seeds, 'prompts': prompts}
     result = self._generate(
       self.params,
@@ -182,11 +176,28 @@ class TextGenerator:
       jnp.asarray(tokens),
       jnp.asarray(thresholds),
       trace=trace,
+      **self._limits(eos_id, max_decode_length),
       **{name: x for name, x in drawing.items() if x is not None},
     )
     result = jax.device_get(result)
     _check_finite(result.log_probs)
     return result
+
+  def _limits(self, eos_id: int, max_decode_length: int | None) -> dict:
+    """Where outputs end; raises ConfigError."""
+    self.model.check_eos_id(eos_id)
+    length = self._length(max_decode_length)
+    return {'eos_id': jnp.int32(eos_id), 'max_decode_length': length}
+
+  def _length(self, max_decode_length: int | None) -> int:
+    if max_decode_length is None:
+      return self.max_decode_length
+    if type(max_decode_length) is not int or max_decode_length < 1:
+      raise errors.ConfigError(
+        'max_decode_length must be an integer of at least 1, got'
+        f' {max_decode_length!r}.'
+      )
+    return max_decode_length
 
   def generate(
     self,
@@ -196,6 +207,8 @@ class TextGenerator:
     sampler: sampling.Sampler | None = None,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
+    eos_id: int = models.EOS_ID,
+    max_decode_length: int | None = None,
   ) -> list[Generation]:
     """Generates from raw inputs, prefix included.
 
@@ -206,17 +219,28 @@ class TextGenerator:
       sampler: draws tokens; the most probable one if None.
       seed: of the draws. A text's output depends on it, not on its neighbours.
       prompts: how each output begins; '' for no prompt.
+      eos_id: the token that ends an output.
+      max_decode_length: longest output in tokens, prompt and EOS included; the
+        generator's if None.
 
     Returns:
       One generation per text.
 
     Raises:
-      DataError: a text is empty.
-      ConfigError: the threshold is outside [0, 1], or a number of prompts that
-        is not that of the texts.
+      DataError: a text is empty, or it or its prompt is no valid Unicode.
+      ConfigError: the threshold is outside [0, 1], a number of prompts that is
+        not that of the texts, a prompt that holds the eos_id or leaves no room,
+        an eos_id that is no token, or no length.
     """
     many = self.generate_many(
-      texts, 1, threshold=threshold, sampler=sampler, seed=seed, prompts=prompts
+      texts,
+      1,
+      threshold=threshold,
+      sampler=sampler,
+      seed=seed,
+      prompts=prompts,
+      eos_id=eos_id,
+      max_decode_length=max_decode_length,
     )
     return [decodes[0] for decodes in many]
 
@@ -229,8 +253,13 @@ class TextGenerator:
     sampler: sampling.Sampler | None = None,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
+    eos_id: int = models.EOS_ID,
+    max_decode_length: int | None = None,
   ) -> list[list[Generation]]:
     """Several draws per text, the most probable first; see `generate`.
+
+    Draw i depends on the seed and on i alone: with more draws the first ones
+    are still among them.
 
     Raises:
       ConfigError: several draws without a sampler, or a seed that is none.
@@ -240,8 +269,7 @@ class TextGenerator:
         'The number of outputs per text must be at least 1, and more than one'
         f' needs a sampler, such as a temperature; got {num_decodes}.'
       )
-    if not 0 <= seed < 2**32:
-      raise errors.ConfigError(f'The seed must be in [0, 2^32), got {seed}.')
+    sampling.check_seed(seed)
     if not texts:
       return []
     shape = (len(texts), num_decodes)
@@ -254,7 +282,9 @@ class TextGenerator:
       seeds=None
       if sampler is None
       else np.broadcast_to(seeds.astype(np.uint32), shape),
-      prompts=self._prompt_rows(texts, prompts),
+      prompts=self._prompt_rows(texts, prompts, eos_id, max_decode_length),
+      eos_id=eos_id,
+      max_decode_length=max_decode_length,
     )
     self._warn_of_undefined(result)
     rows = np.arange(result.tokens.shape[0]).reshape(shape)
@@ -267,54 +297,82 @@ class TextGenerator:
     ]
 
   def beam_search(
-    self, texts: Sequence[str], num_beams: int
+    self,
+    texts: Sequence[str],
+    num_beams: int,
+    *,
+    alpha: float = 0.6,
+    prompts: Sequence[str] | None = None,
+    eos_id: int = models.EOS_ID,
+    max_decode_length: int | None = None,
   ) -> list[list[Generation]]:
     """The best outputs that a beam search with the full model finds.
 
     Args:
       texts: inputs as the task writes them.
-      num_beams: sequences kept per text.
+      num_beams: sequences kept per text; 1 is greedy decoding.
+      alpha: exponent of the length penalty; 0 for none.
+      prompts, eos_id, max_decode_length: as for `generate`.
 
     Returns:
-      `num_beams` generations per text, the best first. `log_prob` is the score
-      with its length penalty; every piece uses all layers, and no confidence is
+      Generations of each text, the best first: `num_beams` of them, or fewer
+      where fewer were found. `log_prob` is the score with its length penalty;
+      every piece uses all layers, those of a prompt none, and no confidence is
       measured (NaN).
 
     Raises:
-      ConfigError: no beam.
+      ConfigError: no beam, a negative or infinite alpha; as `generate`.
+      NumericError: the model computes NaN or infinity.
     """
-    if num_beams < 1:
-      raise errors.ConfigError(
-        f'The number of beams must be at least 1, got {num_beams}.'
-      )
+    length = self._length(max_decode_length)
+    beam_search.check_search(num_beams, alpha, length)
     if not texts:
       return []
-    tokens, scores = jax.device_get(
-      self._beam_search(
-        self.params, jnp.asarray(self.encode(texts)), num_beams=num_beams
-      )
+    options = self._limits(eos_id, length)
+    rows = self._prompt_rows(texts, prompts, eos_id, max_decode_length)
+    if rows is not None:
+      options['prompts'] = rows
+    found = self._beam_search(
+      self.params,
+      jnp.asarray(self.encode(texts)),
+      num_beams=num_beams,
+      alpha=jnp.float32(alpha),
+      **options,
     )
-    _check_finite(scores)
+    tokens, scores = jax.device_get(found)
+    # The best beam always holds a sequence; others may not.
+    _check_finite(np.where(np.isneginf(scores[:, :-1]), 0.0, scores[:, :-1]))
+    _check_finite(scores[:, -1])
+    sizes = (
+      np.zeros(len(texts), int) if rows is None else (rows > 0).sum(axis=1)
+    )
     return [
       [
-        self._searched(*beam)
+        self._searched(*beam, size)
         for beam in zip(row[::-1], score[::-1], strict=True)
+        if np.isfinite(beam[1])
       ]
-      for row, score in zip(tokens, scores, strict=True)
+      for row, score, size in zip(tokens, scores, sizes, strict=True)
     ]
 
-  def _searched(self, tokens: np.ndarray, score: float) -> Generation:
-    shown = tokens[tokens > models.EOS_ID]
-    num_layers = self.model.config.num_decoder_layers
+  def _searched(
+    self, tokens: np.ndarray, score: float, prompt_size: int
+  ) -> Generation:
+    shown = np.flatnonzero(tokens > models.EOS_ID)
+    used = np.where(
+      shown < prompt_size, 0, self.model.config.num_decoder_layers
+    )
     return Generation(
-      text=self.tokenizer.decode(tokens),
-      pieces=self.tokenizer.pieces(shown),
-      num_layers_used=(num_layers,) * len(shown),
+      text=self.tokenizer.decode(tokens[shown]),
+      pieces=self.tokenizer.pieces(tokens[shown]),
+      num_layers_used=tuple(used.tolist()),
       confidences=(float('nan'),) * len(shown),
       log_prob=float(score),
     )
 
-  def _prompt_rows(self, texts, prompts) -> np.ndarray | None:
+  def _prompt_rows(
+    self, texts, prompts, eos_id, max_decode_length
+  ) -> np.ndarray | None:
     if prompts is None:
       return None
     if len(prompts) != len(texts):
@@ -322,13 +380,21 @@ class TextGenerator:
         f'There must be one prompt for each of the {len(texts)} texts, got'
         f' {len(prompts)}.'
       )
+    _check_unicode('prompt', prompts)
     # Without their EOS: the model goes on from there.
     rows = [self.tokenizer.encode(prompt) for prompt in prompts]
-    longest = max(map(len, rows))
-    if longest >= self.max_decode_length:
+    for prompt, row in zip(prompts, rows, strict=True):
+      if eos_id in row:
+        raise errors.ConfigError(
+          f'A prompt must not hold the token {eos_id}'
+          f' ({self.tokenizer.piece(eos_id)}), which ends outputs; got'
+          f' {prompt!r}.'
+        )
+    longest, length = max(map(len, rows)), self._length(max_decode_length)
+    if longest >= length:
       raise errors.ConfigError(
-        f'A prompt must be shorter than the longest output of'
-        f' {self.max_decode_length} tokens, got {longest}.'
+        f'A prompt must be shorter than the longest output of {length} tokens,'
+        f' got {longest}.'
       )
     return np.array([[*row, *[0] * (longest + 1 - len(row))] for row in rows])
 
@@ -345,12 +411,22 @@ class TextGenerator:
     tokens = result.tokens[row]
     shown = np.flatnonzero(tokens > models.EOS_ID)
     return Generation(
-      text=self.tokenizer.decode(tokens),
+      text=self.tokenizer.decode(tokens[shown]),
       pieces=self.tokenizer.pieces(tokens[shown]),
       num_layers_used=tuple(result.num_layers_used[row][shown].tolist()),
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),
     )
+
+
+def _check_unicode(what: str, texts: Sequence[str]) -> None:
+  """Raises DataError for lone surrogates: bytes that were not UTF-8."""
+  for i, text in enumerate(texts):
+    if any('\ud800' <= x <= '\udfff' for x in text):
+      raise errors.DataError(
+        f'Every {what} must be valid Unicode; {what} {i + 1} of {len(texts)}'
+        ' holds bytes that were not UTF-8.'
+      )
 
 
 def _check_finite(log_probs: np.ndarray) -> None:

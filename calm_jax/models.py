@@ -12,9 +12,16 @@ from typing import Any
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from calm_jax import beam_search, cross_entropy, decoding, errors
+from calm_jax import (
+  beam_search,
+  cross_entropy,
+  decode_fns,
+  decoding,
+  errors,
+)
 from calm_jax.early_exit import (
   confidence,
   layer_loop,
@@ -23,7 +30,7 @@ from calm_jax.early_exit import (
   sampling,
   schedule,
 )
-from calm_jax.t5 import network
+from calm_jax.t5 import joined, network
 
 EOS_ID = 1
 
@@ -43,6 +50,10 @@ class EncoderDecoderModel:
     propagation: what the layers that a token skips see of it.
     output_length: bounds each row's output by its input; None for no bound but
       `max_decode_length`.
+    decode_fn: how `predict_batch` decodes.
+    default_decoder_params: what its calls ask for that do not say.
+    rows_per_pack: rows of a batch that a layer takes at a time once others
+      have left (`layer_loop.EarlyExitDecoder`).
 
   Raises:
     ConfigError: the measure or the exits do not fit the network.
@@ -59,6 +70,11 @@ class EncoderDecoderModel:
     exit_layers: schedule.ExitLayers = schedule.ExitLayers(),  # noqa: B008
     propagation: propagation.Propagation = propagation.ExitState(),  # noqa: B008
     output_length: decoding.ProportionalLength | None = None,
+    decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
+    default_decoder_params: decode_fns.DecoderParams = (
+      decode_fns.DecoderParams()  # noqa: B008
+    ),
+    rows_per_pack: int = layer_loop.ROWS_PER_PACK,
     z_loss: float = 1e-4,
     label_smoothing: float = 0.0,
   ):
@@ -68,6 +84,9 @@ class EncoderDecoderModel:
     self.exit_layers = exit_layers
     self.propagation = propagation
     self.output_length = output_length
+    self.decode_fn = decode_fn
+    self.default_decoder_params = default_decoder_params
+    self.rows_per_pack = rows_per_pack
     exit_layers.layers(self.config.num_decoder_layers)
     measure.check(self.config)
     self._z_loss = z_loss
@@ -145,78 +164,111 @@ class EncoderDecoderModel:
     )
     return jnp.sum(scores * cross_entropy.loss_weights(batch), axis=-1)
 
-  def predict_batch(self, params: Params, batch: Batch, **kwargs) -> jax.Array:
+  def predict_batch(
+    self,
+    params: Params,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    **kwargs,
+  ) -> jax.Array:
     """[batch, target] tokens; arguments as in `predict_batch_with_aux`."""
-    return self.predict_batch_with_aux(params, batch, **kwargs)[0]
+    return self.predict_batch_with_aux(params, batch, rng, **kwargs)[0]
 
   def predict_batch_with_aux(
     self,
     params: Params,
     batch: Batch,
     rng: jax.Array | None = None,
+    decoder_params: Mapping[str, Any] | None = None,
+    return_all_decodes: bool | None = None,
+    num_decodes: int | None = None,
+    prompt_with_targets: bool = False,
     *,
     threshold: float | jax.Array = 1.0,
+    decode_fn: decode_fns.DecodeFn | None = None,
     max_decode_length: int | None = None,
-    num_decodes: int = 1,
-    return_all_decodes: bool = False,
-    sampler: sampling.Sampler | None = None,
-    prompt_with_targets: bool = False,
-    eos_id: int = EOS_ID,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Generates: greedily, or by drawing several outputs per source.
+    """Generates as the decode_fn does: greedily, by draws or by beam search.
+
+    Names and order are T5X's; the arguments after the star are ours.
 
     Args:
       params: parameters of the module.
       batch: `encoder_input_tokens` [batch, source], and
         `decoder_input_tokens`, whose length is the default output length.
-      rng: key that the rows' seeds are drawn from; only for a sampler.
-      threshold: one for all rows, or [batch].
-      max_decode_length: longest output in tokens.
-      num_decodes: outputs per source; more than one needs a sampler.
-      return_all_decodes: all of them, from the worst to the best by
-        log-probability as in T5X, instead of the best one.
-      sampler: draws tokens; the most probable one if None.
+      rng: key of the draws, T5X's `decoder_params['decode_rng']`. A row's draws
+        depend on it, on the row's index and on the decode's
+        (`decode_fns.row_seeds`).
+      decoder_params: T5X's parameters of a decode_fn for this call, as
+        `decode_fns.settle` lists them.
+      return_all_decodes: all of them, from the worst to the best by their
+        scores as in T5X, instead of the best one; the model's default if None.
+      num_decodes: outputs per source, the number of beams for a beam search;
+        the model's default if None.
       prompt_with_targets: outputs start with `decoder_input_tokens`, which
-        begin with the start symbol 0 as T5X's do; an EOS in them is dropped.
-      eos_id: the token that ends an output.
+        begin with the start symbol 0 as T5X's do. A prompt ends before its
+        first EOS or 0.
+      threshold: one for all rows, or [batch].
+      decode_fn: how to decode; as the model does if None.
+      max_decode_length: longest output in tokens, T5X's `max_decode_len`.
 
     Returns:
       Tokens [batch, target], and T5X CALM's auxiliary outputs: `scores`
       [batch], `exits` and `confidences` [batch, target]; -1 where there is no
-      token, or one of a prompt. With all decodes each has one more axis after
-      the batch.
+      token, or one of a prompt. A beam search gives `scores` alone, -inf for
+      beams that hold nothing. With all decodes each has one more axis after the
+      batch.
 
     Raises:
-      ConfigError: several greedy decodes, which would all be the same.
+      ConfigError: several greedy decodes, which would all be the same; a
+        threshold that is NaN or outside [0, 1]; a beam search with a threshold
+        below 1; decoder_params that the decode_fn does not know.
     """
-    if num_decodes > 1 and sampler is None:
-      raise errors.ConfigError(
-        f'num_decodes {num_decodes} needs a sampler: greedy outputs are all the'
-        ' same.'
-      )
-    source = batch['encoder_input_tokens']
-    inputs = batch['decoder_input_tokens']
-    shape = (source.shape[0], num_decodes)
-    thresholds = jnp.broadcast_to(
-      jnp.atleast_1d(jnp.float32(threshold))[:, None], shape
+    defaults = self.default_decoder_params
+    if return_all_decodes is None:
+      return_all_decodes = defaults.return_all_decodes
+    if num_decodes is None:
+      num_decodes = defaults.num_decodes
+    call = decode_fns.settle(
+      decode_fn or self.decode_fn,
+      decoder_params,
+      rng=rng,
+      max_decode_length=max_decode_length,
+      default_eos_id=EOS_ID,
     )
-    seeds = None
-    if sampler is not None:
-      rng = jax.random.key(0) if rng is None else rng
-      seeds = jax.random.bits(rng, shape, jnp.uint32)
-    prompts = None
-    if prompt_with_targets:
+    decode_fns.check_num_decodes(call.decode_fn, num_decodes)
+    check_thresholds(threshold)
+    inputs = batch['decoder_input_tokens']
+    options = {
+      'max_decode_length': call.max_decode_length or inputs.shape[1],
+      'eos_id': call.eos_id,
       # Without the start symbol; the model itself decides where to end.
-      prompts = jnp.where(inputs[:, 1:] == eos_id, 0, inputs[:, 1:])
+      'prompts': inputs[:, 1:] if prompt_with_targets else None,
+    }
+    source = batch['encoder_input_tokens']
+    if isinstance(call.decode_fn, beam_search.BeamSearch):
+      _check_is_full_model(threshold)
+      tokens, scores = self.beam_search(
+        params, source, num_beams=num_decodes, alpha=call.alpha, **options
+      )
+      outputs = {'tokens': tokens, 'scores': scores}
+    else:
+      options['max_decode_steps'] = call.max_decode_steps
+      outputs = self._decodes(
+        params, source, threshold, call, num_decodes, options
+      )
+    outputs = decode_fns.in_t5x_order(outputs, return_all_decodes)
+    return outputs.pop('tokens'), outputs
+
+  def _decodes(self, params, source, threshold, call, num_decodes, options):
+    """Greedy or drawn outputs: [batch, decodes, ...] of each name."""
+    shape = (source.shape[0], num_decodes)
+    thresholds = jnp.atleast_1d(jnp.float32(threshold))[:, None]
+    if isinstance(call.decode_fn, sampling.Sampler):
+      options['sampler'] = call.decode_fn
+      options['seeds'] = decode_fns.row_seeds(call.rng, *shape)
     result = self.generate(
-      params,
-      source,
-      thresholds,
-      max_decode_length=max_decode_length or inputs.shape[1],
-      sampler=sampler,
-      seeds=seeds,
-      prompts=prompts,
-      eos_id=eos_id,
+      params, source, jnp.broadcast_to(thresholds, shape), **options
     )
     is_token = result.num_layers_used > 0
     outputs = {
@@ -225,23 +277,18 @@ class EncoderDecoderModel:
       'exits': jnp.where(is_token, result.num_layers_used, -1),
       'confidences': jnp.where(is_token, result.confidences, -1.0),
     }
-    outputs = {k: x.reshape(*shape, *x.shape[1:]) for k, x in outputs.items()}
-    order = jnp.argsort(outputs['scores'], axis=1)
-    if not return_all_decodes:
-      order = order[:, -1:]
-    outputs = {
-      name: jnp.take_along_axis(
-        x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1
-      )
-      for name, x in outputs.items()
-    }
-    if not return_all_decodes:
-      outputs = {name: x[:, 0] for name, x in outputs.items()}
-    return outputs.pop('tokens'), outputs
+    return {k: x.reshape(*shape, *x.shape[1:]) for k, x in outputs.items()}
 
   def prepare(self, params: Params) -> Any:
-    """What the measure derives from the parameters, for `generate`."""
-    return self.measure.prepare(self.config, params)
+    """What `generate` can derive from the parameters once for all calls.
+
+    Returns:
+      The measure's own arrays, and kernels laid out for decoding (`t5.joined`).
+    """
+    return {
+      'prepared': self.measure.prepare(self.config, params),
+      'joined': joined.join_kernels(params, self.config.num_decoder_layers),
+    }
 
   def generate(
     self,
@@ -255,7 +302,8 @@ class EncoderDecoderModel:
     seeds: jax.Array | None = None,
     prompts: jax.Array | None = None,
     prepared: Any = None,
-    eos_id: int = EOS_ID,
+    eos_id: int | jax.Array = EOS_ID,
+    max_decode_steps: int | jax.Array | None = None,
   ) -> decoding.DecodeResult:
     """Generates, each row leaving the decoder at its own threshold.
 
@@ -272,17 +320,28 @@ class EncoderDecoderModel:
         leave; the most probable one if None.
       seeds: uint32 of the thresholds' shape, for the sampler: a row's draws
         depend on its own seed, not on its place in the batch.
-      prompts: [sources, length] tokens that outputs start with, 0 after them.
-        The full model reads them: their positions use all layers.
-      prepared: from `prepare`; if None, every call prepares the measure anew.
+      prompts: [sources, length] tokens that outputs start with. A prompt ends
+        before its first EOS or 0. The full model reads it: its positions use
+        all layers.
+      prepared: from `prepare`; if None, every call prepares the measure anew
+        and uses the kernels as they are.
       eos_id: the token that ends an output.
+      max_decode_steps: most tokens after the prompt, T5X's; or [sources].
 
     Returns:
       The generated rows, [sources] or [sources * rows] of them.
 
     Raises:
-      ConfigError: the oracle with a sampler, or a sampler without seeds.
+      ConfigError: the oracle with a sampler, a sampler without seeds, prompts
+        that are longer than an output, or a number out of range: traced ones
+        cannot be checked.
     """
+    check_thresholds(thresholds)
+    self.check_eos_id(eos_id)
+    prompts = _prompts(prompts, eos_id, max_decode_length)
+    row_lengths = self._row_lengths(
+      encoder_input_tokens, prompts, max_decode_steps, max_decode_length
+    )
     if sampler is not None and seeds is None:
       raise errors.ConfigError(
         'A sampler needs a seed for every row, got none.'
@@ -297,10 +356,12 @@ class EncoderDecoderModel:
     )
     tokens, encoded = by_row(encoder_input_tokens), by_row(encoded)
     prompts = None if prompts is None else by_row(prompts)
+    row_lengths = None if row_lengths is None else by_row(row_lengths)
     thresholds = thresholds.reshape(-1)
     batch_size = tokens.shape[0]
     if prepared is None:
-      prepared = self.prepare(params)
+      # To lay kernels out for one call costs more than it gives.
+      prepared = {'prepared': self.measure.prepare(self.config, params)}
     decoder = self._decoder(params, prepared, trace, sampler)
     constants = decoder.constants(encoded, tokens, max_decode_length)
     row_keys = None
@@ -328,18 +389,36 @@ class EncoderDecoderModel:
       eos_id=eos_id,
       num_traced=self.config.num_decoder_layers if trace else 0,
       is_padding=jnp.all(tokens == 0, axis=-1),
-      row_lengths=self._row_lengths(tokens, prompts),
+      row_lengths=row_lengths,
       prompts=prompts,
     )
 
-  def _row_lengths(self, tokens, prompts):
-    """The longest output of each row; a prompt is never cut."""
-    if self.output_length is None:
+  def _row_lengths(self, tokens, prompts, steps, max_decode_length):
+    """[sources], the longest output of each; None if no bound but the last.
+
+    A bound by the input never cuts a prompt, and leaves it one token.
+    """
+    if self.output_length is None and steps is None:
       return None
-    longest = self.output_length(tokens)
-    if prompts is None:
-      return longest
-    return jnp.maximum(longest, jnp.sum(prompts > 0, axis=1) + 1)
+    prompt_lengths = jnp.zeros(tokens.shape[:1], jnp.int32)
+    if prompts is not None:
+      prompt_lengths = jnp.sum(prompts > 0, axis=1)
+    longest = jnp.full_like(prompt_lengths, max_decode_length)
+    if self.output_length is not None:
+      longest = jnp.maximum(self.output_length(tokens), prompt_lengths + 1)
+    if steps is not None:
+      longest = jnp.minimum(longest, prompt_lengths + steps)
+    return longest
+
+  def check_eos_id(self, eos_id: int | jax.Array) -> None:
+    """Raises ConfigError unless it is a token other than padding."""
+    if isinstance(eos_id, jax.core.Tracer):
+      return
+    if not 0 < eos_id < self.config.vocab_size:
+      raise errors.ConfigError(
+        f'eos_id must be from 1 to {self.config.vocab_size - 1}, a token of the'
+        f' vocabulary other than the start symbol and padding 0, got {eos_id}.'
+      )
 
   def beam_search(
     self,
@@ -348,15 +427,27 @@ class EncoderDecoderModel:
     *,
     num_beams: int,
     max_decode_length: int,
-    alpha: float = 0.6,
-    eos_id: int = EOS_ID,
+    alpha: float | jax.Array = 0.6,
+    eos_id: int | jax.Array = EOS_ID,
+    prompts: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Beam search with the full model: see `beam_search.beam_decode`.
 
+    Args:
+      params, encoder_input_tokens, max_decode_length, eos_id, prompts: as for
+        `generate`.
+      num_beams: sequences kept per source.
+      alpha: exponent of the length penalty.
+
     Returns:
       Tokens [sources, beams, target] and scores [sources, beams], the best
-      last.
+      last. For sources of zeros, which are padding, all of them are 0.
+
+    Raises:
+      ConfigError: as `generate` and `beam_search.beam_decode`.
     """
+    self.check_eos_id(eos_id)
+    prompts = _prompts(prompts, eos_id, max_decode_length)
     encoded = self.module.apply(
       {'params': params}, encoder_input_tokens, method='encode'
     )
@@ -366,7 +457,7 @@ class EncoderDecoderModel:
       params, self.config, confidence.StaticExit()
     )
     constants = decoder.constants(encoded, tokens, max_decode_length)
-    return beam_search.beam_decode(
+    tokens, scores = beam_search.beam_decode(
       lambda token, position, cache: decoder.full_model_logits(
         token, position, constants, cache
       ),
@@ -376,7 +467,15 @@ class EncoderDecoderModel:
       max_decode_length=max_decode_length,
       eos_id=eos_id,
       alpha=alpha,
-      row_lengths=self._row_lengths(encoder_input_tokens, None),
+      row_lengths=self._row_lengths(
+        encoder_input_tokens, prompts, None, max_decode_length
+      ),
+      prompts=prompts,
+    )
+    is_source = jnp.any(encoder_input_tokens > 0, axis=-1)[:, None]
+    return (
+      jnp.where(is_source[..., None], tokens, 0),
+      jnp.where(is_source, scores, 0.0),
     )
 
   def _decoder(self, params, prepared, trace, sampler):
@@ -387,8 +486,9 @@ class EncoderDecoderModel:
       exit_layers=self.exit_layers,
       propagation=self.propagation,
       sampler=sampler,
-      prepared=prepared,
+      **prepared,
       trace=trace,
+      rows_per_pack=self.rows_per_pack,
     )
     if isinstance(self.measure, oracle.Oracle):
       if sampler is not None:
@@ -410,3 +510,45 @@ class EncoderDecoderModel:
       enable_dropout=dropout_rng is not None,
       rngs={} if dropout_rng is None else {'dropout': dropout_rng},
     )
+
+
+def check_thresholds(thresholds: float | np.ndarray | jax.Array) -> None:
+  """Raises ConfigError unless all are in [0, 1].
+
+  Traced ones cannot be checked; there NaN acts as 1, the full model.
+  """
+  if isinstance(thresholds, jax.core.Tracer):
+    return
+  values = np.asarray(thresholds)
+  if not ((values >= 0) & (values <= 1)).all():
+    raise errors.ConfigError(
+      f'Thresholds must be in [0, 1], got {values.reshape(-1).tolist()}; 1 is'
+      ' the full model.'
+    )
+
+
+def _check_is_full_model(threshold) -> None:
+  is_traced = isinstance(threshold, jax.core.Tracer)
+  if is_traced or np.any(np.asarray(threshold) < 1):
+    raise errors.ConfigError(
+      'A beam search is for the full model alone: scores of different layers'
+      f' cannot be compared. Leave out the threshold, got {threshold}.'
+    )
+
+
+def _prompts(prompts, eos_id, max_decode_length) -> jax.Array | None:
+  """Prompts up to their first EOS or 0, after which the model is free.
+
+  Raises:
+    ConfigError: they are wider than an output.
+  """
+  if prompts is None or prompts.shape[1] == 0:
+    return None
+  if prompts.shape[1] > max_decode_length:
+    raise errors.ConfigError(
+      f'Prompts must be at most as wide as the longest output of'
+      f' {max_decode_length} tokens, got {prompts.shape[1]} columns; leave out'
+      ' columns of padding, or raise max_decode_length.'
+    )
+  goes_on = jnp.cumprod((prompts != 0) & (prompts != eos_id), axis=1)
+  return jnp.where(goes_on > 0, prompts, 0)

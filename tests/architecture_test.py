@@ -35,6 +35,7 @@ ROOMS = (
   'early_exit',
   'decoding',
   'beam_search',
+  'decode_fns',
   'cross_entropy',
   'losses',
   'consistency_losses',

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from testing import tiny_t5
 
-from calm_jax import beam_search, models
+from calm_jax import beam_search, errors, models
 from calm_jax.early_exit import confidence
 
 EOS = 1
@@ -26,7 +27,7 @@ def _table(seed):
   }
 
 
-def _search(table, num_beams, alpha, row_lengths=None):
+def _search(table, num_beams, alpha, row_lengths=None, prompts=None):
   """Two sources; the cache holds each row's prefix as a number."""
   logits = np.full((LENGTH, VOCAB**LENGTH, VOCAB), 0.0, np.float32)
   for prefix, values in table.items():
@@ -48,6 +49,7 @@ def _search(table, num_beams, alpha, row_lengths=None):
     eos_id=EOS,
     alpha=alpha,
     row_lengths=row_lengths,
+    prompts=prompts,
   )
 
 
@@ -61,7 +63,7 @@ def _enumerated(table, alpha):
       score = 0.0
       for i, token in enumerate(tokens):
         logits = np.float64(table[tokens[:i]])
-        score += logits[token] - np.log(np.exp(logits).sum())
+        score += logits[token] - scipy.special.logsumexp(logits)
       penalty = ((5 + n) / 6) ** alpha
       found.append((score / penalty, (*tokens, *(0,) * (LENGTH - n))))
   return sorted(found, reverse=True)
@@ -107,23 +109,103 @@ def test_sources_end_at_their_own_length():
   np.testing.assert_array_equal(tokens[1, -1], expected[0][1])
 
 
+def test_beams_without_a_sequence_say_so():
+  # Only one sequence fits in one token: EOS. Three of four beams are dead.
+  tokens, scores = _search(_table(1), 4, 0.6, jnp.array([1, 1]))
+  assert (np.asarray(scores)[:, :3] == -np.inf).all()
+  assert np.isfinite(scores[:, 3]).all()
+  np.testing.assert_array_equal(tokens[0], [[0] * LENGTH] * 3 + [[EOS, 0, 0]])
+
+
+def test_dead_beams_lose_against_the_most_improbable_sequence():
+  # Its log-probability is below -1e7, where T5X's dead beams are.
+  table = {prefix: values * 1e8 for prefix, values in _table(2).items()}
+  tokens, scores = _search(table, 20, 0.0)
+  # Scores of a float32 lose their order among equals: compare them as a set.
+  found = {tuple(x) for x in np.asarray(tokens[0]).tolist()} - {(0,) * LENGTH}
+  assert found == {x for _, x in _enumerated(table, 0.0)}
+  scores = np.asarray(scores[0])
+  dead = scores == -np.inf
+  assert scores[~dead].min() < -1e7
+  assert dead.sum() == 20 - len(found)
+  assert (np.diff(scores[~dead]) >= 0).all() and not dead[-1]
+
+
+def test_sequences_start_with_their_prompt():
+  table = _table(4)
+  prompts = jnp.array([[2, 0], [3, 2]])
+  tokens, scores = _search(table, 20, 0.6, prompts=prompts)
+  for row, prompt in enumerate([(2,), (3, 2)]):
+    size = len(prompt)
+    certain = {
+      prefix: np.where(np.arange(VOCAB) == prompt[len(prefix)], 0, -np.inf)
+      if len(prefix) < size
+      else values
+      for prefix, values in table.items()
+    }
+    expected = [x for x in _enumerated(certain, 0.6) if x[0] > -np.inf]
+    found = np.asarray(tokens[row])[::-1]
+    alive = int(np.isfinite(scores[row]).sum())
+    assert alive == len(expected) and (found[:alive, :size] == prompt).all()
+    np.testing.assert_array_equal(found[:alive], [x for _, x in expected])
+    np.testing.assert_allclose(
+      scores[row, ::-1][:alive], [s for s, _ in expected], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize('alpha', [-0.1, float('inf'), float('nan'), 1e3])
+def test_length_penalties_that_do_not_ascend_are_refused(alpha):
+  with pytest.raises(errors.ConfigError, match='alpha'):
+    _search(_table(0), 2, alpha)
+
+
+def test_no_beams_are_refused():
+  with pytest.raises(errors.ConfigError, match='at least 1'):
+    _search(_table(0), 0, 0.6)
+
+
 @pytest.fixture(scope='module')
 def model_and_params():
   return tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
 
 
+def _random_params(like, seed):
+  """Normal weights, half to twice as large as those of `like`."""
+  rng = np.random.default_rng(seed)
+  scale = rng.choice([0.5, 1.0, 2.0])
+
+  def drawn(weights):
+    size = scale * np.sqrt(np.mean(np.square(weights)))
+    return np.float32(size * rng.normal(size=weights.shape))
+
+  return jax.tree.map(drawn, like)
+
+
 def test_one_beam_is_greedy_decoding(model_and_params):
-  model, params = model_and_params
-  sources = tiny_t5.sources(3)
-  options = {'max_decode_length': 6}
-  greedy = jax.jit(functools.partial(model.generate, **options))(
-    params, sources, jnp.ones(3)
+  # Whatever the weights, for any length penalty, and any token as EOS.
+  model, like = model_and_params
+  greedy = jax.jit(functools.partial(model.generate, max_decode_length=6))
+  beams = jax.jit(
+    functools.partial(model.beam_search, num_beams=1, max_decode_length=6)
   )
-  tokens, scores = jax.jit(
-    functools.partial(model.beam_search, num_beams=1, alpha=0.0, **options)
-  )(params, sources)
-  np.testing.assert_array_equal(tokens[:, 0], greedy.tokens)
-  np.testing.assert_allclose(scores[:, 0], greedy.log_probs, rtol=1e-4)
+  eos_id, num_ended, num_cut = EOS, 0, 0
+  for seed in range(8):
+    params, sources = _random_params(like, seed), tiny_t5.sources(8, seed=seed)
+    expected = greedy(params, sources, jnp.ones(8), eos_id=eos_id)
+    lengths = np.sum(np.asarray(expected.num_layers_used) > 0, axis=1)
+    for alpha in (0.0, 0.6):
+      tokens, scores = beams(params, sources, alpha=alpha, eos_id=eos_id)
+      np.testing.assert_array_equal(tokens[:, 0], expected.tokens)
+      np.testing.assert_allclose(
+        scores[:, 0],
+        expected.log_probs / ((5 + lengths) / 6) ** alpha,
+        rtol=1e-4,
+        atol=1e-5,
+      )
+    num_ended += np.sum(lengths < 6)
+    num_cut += np.sum(lengths == 6)
+    eos_id = 1 + (eos_id + int(expected.tokens[0, 3])) % 23
+  assert num_ended > 0 and num_cut > 0  # Both ways of ending were compared.
 
 
 def test_beams_score_what_the_model_scores(model_and_params):

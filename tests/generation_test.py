@@ -1,13 +1,14 @@
 """Text in, text out, with a tiny network and the shipped vocabulary."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from testing.tiny_text import make_generator
 
-from calm_jax import errors, generation, models
+from calm_jax import decoding, errors, generation, models
 from calm_jax.data import vocabulary
-from calm_jax.early_exit import sampling
+from calm_jax.early_exit import confidence, sampling
 from calm_jax.t5 import network
 
 TEXTS = ['restore: this works', 'restore: does it', 'restore: yes']
@@ -26,7 +27,7 @@ def test_pieces_layers_and_text_belong_together(generator):
   for row, result in enumerate(results):
     ids = [x for x in tokens.tokens[row] if x > 1]
     assert result.text == generator.tokenizer.decode(ids)
-    assert result.pieces == tuple(map(generator.tokenizer.piece, ids))
+    assert result.pieces == generator.tokenizer.pieces(ids)
     assert result.num_layers_used == (3,) * len(ids)
     assert len(result.confidences) == len(ids)
     assert result.log_prob == tokens.log_probs[row] < 0
@@ -67,6 +68,8 @@ def test_refuses_an_empty_text(generator, text):
 
 def test_refuses_a_text_that_is_not_unicode(generator):
   undecodable = b'caf\xe9'.decode('utf-8', 'surrogateescape')
+  with pytest.raises(errors.DataError, match='prompt 1 of 1 holds bytes'):
+    generator.generate(TEXTS[:1], prompts=[undecodable])
   with pytest.raises(errors.DataError, match='text 1 of 1 holds bytes'):
     generator.generate([undecodable])
 
@@ -112,17 +115,86 @@ def test_outputs_begin_with_their_prompt(generator):
     TEXTS[:2], threshold=0.3, prompts=['This', '']
   )
   prompt = generator.tokenizer.encode('This')
-  assert result.pieces[: len(prompt)] == tuple(
-    map(generator.tokenizer.piece, prompt)
-  )
+  assert result.pieces[: len(prompt)] == generator.tokenizer.pieces(prompt)
   assert result.num_layers_used[: len(prompt)] == (0,) * len(prompt)
   assert all(used > 0 for used in free.num_layers_used)
 
 
 def test_beam_search_gives_the_best_first(generator):
-  (found,) = generator.beam_search(TEXTS[:1], 2)
+  (found,) = generator.beam_search(TEXTS[:1], 2, prompts=['This'])
   assert len(found) == 2 and found[0].log_prob >= found[1].log_prob
-  assert set(found[0].num_layers_used) <= {3}
+  size = len(generator.tokenizer.encode('This'))
+  for beam in found:
+    assert ''.join(beam.pieces).startswith('▁This')
+    assert set(beam.num_layers_used[:size]) == {0}
+    assert set(beam.num_layers_used[size:]) == {3}
+
+
+def test_alpha_divides_scores_by_the_length_penalty(generator):
+  options = {'eos_id': 2, 'max_decode_length': 5}
+  (plain,), (penal,) = (
+    generator.beam_search(TEXTS[:1], 1, alpha=alpha, **options)
+    for alpha in (0.0, 2.0)
+  )
+  assert plain[0].pieces == penal[0].pieces
+  # Random weights never say <unk>: all five tokens are used.
+  np.testing.assert_allclose(
+    plain[0].log_prob / (10 / 6) ** 2, penal[0].log_prob, rtol=1e-5
+  )
+
+
+def test_beams_that_hold_nothing_are_left_out():
+  generator = make_generator()
+  generator.model.output_length = decoding.ProportionalLength(0.0, 1)
+  # An output of one token can only be an EOS.
+  (found,) = generator.beam_search(TEXTS[:1], 3)
+  assert [x.pieces for x in found] == [()] and np.isfinite(found[0].log_prob)
+
+
+def test_a_call_says_where_outputs_end(generator):
+  (free,) = generator.generate(TEXTS[:1])
+  tokens = generator.generate_tokens(
+    generator.encode(TEXTS[:1]), np.ones(1, np.float32)
+  ).tokens[0]
+  eos_id = int(tokens[1])
+  size = tokens.tolist().index(eos_id) + 1
+  (ended,) = generator.generate(TEXTS[:1], eos_id=eos_id)
+  # It is part of the text, unlike EOS.
+  assert ended.pieces == free.pieces[:size]
+  (short,) = generator.generate(TEXTS[:1], max_decode_length=2)
+  assert short.pieces == free.pieces[:2]
+  (longer,) = generator.generate(TEXTS[:1], max_decode_length=9)
+  assert longer.pieces[:6] == free.pieces and len(longer.pieces) == 9
+
+
+def test_more_draws_keep_the_first_ones(generator):
+  options = {'threshold': 0.2, 'sampler': sampling.Sampler(temperature=1.5)}
+  (two,), (four,) = (
+    generator.generate_many(TEXTS[:1], count, **options) for count in (2, 4)
+  )
+  assert {x.pieces for x in two} < {x.pieces for x in four}
+
+
+class _NanMeasure(confidence.ConfidenceMeasure):
+  """A damaged classifier."""
+
+  def __call__(self, view):
+    return confidence.Measurement(jnp.full(view.hidden.shape[:1], jnp.nan))
+
+
+def test_confidences_that_are_not_a_number_are_told(generator):
+  damaged = generation.TextGenerator(
+    models.EncoderDecoderModel(generator.model.module, measure=_NanMeasure()),
+    generator.params,
+    generator.tokenizer,
+    inputs_length=12,
+    max_decode_length=3,
+  )
+  # Three tokens, each asked for after three layers.
+  with pytest.warns(UserWarning, match='^9 confidences were not a') as record:
+    (result,) = damaged.generate(TEXTS[:1], threshold=0.9)
+  assert record[0].filename == __file__
+  assert result.num_layers_used == (3,) * 3
 
 
 @pytest.mark.parametrize(
@@ -132,7 +204,17 @@ def test_beam_search_gives_the_best_first(generator):
     (lambda x: x.generate(TEXTS, seed=-1), 'seed'),
     (lambda x: x.generate(TEXTS, prompts=['a']), 'one prompt for each'),
     (lambda x: x.generate(TEXTS, prompts=['a b c d e f g'] * 3), 'shorter'),
+    (
+      lambda x: x.generate(
+        TEXTS[:1], prompts=['a b'], eos_id=x.tokenizer.encode('a b')[0]
+      ),
+      'must not hold',
+    ),
+    (lambda x: x.generate(TEXTS, eos_id=0), 'eos_id must be'),
+    (lambda x: x.generate(TEXTS, max_decode_length=0), 'max_decode_length'),
     (lambda x: x.beam_search(TEXTS, 0), 'beams'),
+    (lambda x: x.beam_search(TEXTS, 2, alpha=-1.0), 'alpha'),
+    (lambda x: x.beam_search(TEXTS, 2, eos_id=10**6), 'eos_id must be'),
   ],
 )
 def test_impossible_requests_are_refused(generator, call, said):

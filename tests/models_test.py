@@ -1,5 +1,8 @@
 """The facade: T5X's methods, each against another route to its number."""
 
+import functools
+import inspect
+
 import gin
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import pytest
 import scipy.special
 from testing import tiny_t5
 
-from calm_jax import decoding, errors, models
+from calm_jax import beam_search, decode_fns, decoding, errors, models
 from calm_jax.cli import gin_setup
 from calm_jax.early_exit import (
   confidence,
@@ -25,6 +28,14 @@ from calm_jax.t5 import network
 @pytest.fixture(scope='module')
 def model_and_params():
   return tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
+
+
+@pytest.fixture(scope='module')
+def two_layers():
+  """A model that compiles in half the time, where layers do not matter."""
+  config = tiny_t5.tiny_config(tied=False, num_decoder_layers=2)
+  model = models.EncoderDecoderModel(network.Transformer(config))
+  return model, tiny_t5.tiny_params(config)
 
 
 def _batch(seed=0):
@@ -175,7 +186,7 @@ def test_several_decodes_come_from_the_worst_to_the_best(model_and_params):
   options = {
     'threshold': 0.3,
     'num_decodes': 4,
-    'sampler': sampling.Sampler(temperature=2.0),
+    'decode_fn': sampling.Sampler(temperature=2.0),
   }
   batch, rng = _decode_batch(), jax.random.key(3)
   tokens, aux = model.predict_batch_with_aux(
@@ -189,10 +200,189 @@ def test_several_decodes_come_from_the_worst_to_the_best(model_and_params):
   np.testing.assert_array_equal(best_aux['scores'], aux['scores'][:, -1])
 
 
-def test_several_greedy_decodes_are_refused(model_and_params):
-  model, params = model_and_params
-  with pytest.raises(errors.ConfigError, match='needs a sampler'):
-    model.predict_batch_with_aux(params, _decode_batch(), num_decodes=2)
+def test_arguments_have_t5x_names_and_order():
+  # Of t5x.models.EncoderDecoderModel.predict_batch_with_aux.
+  parameters = inspect.signature(
+    models.EncoderDecoderModel.predict_batch_with_aux
+  ).parameters.values()
+  assert [x.name for x in parameters if x.kind != x.KEYWORD_ONLY] == [
+    'self', 'params', 'batch', 'rng', 'decoder_params', 'return_all_decodes',
+    'num_decodes', 'prompt_with_targets',
+  ]  # fmt: skip
+
+
+def test_more_decodes_keep_the_first_ones(two_layers):
+  model, params = two_layers
+  sampler = sampling.Sampler(temperature=2.0)
+
+  def drawn(num_decodes):
+    tokens, _ = model.predict_batch_with_aux(
+      params, _decode_batch(2), jax.random.key(3), None, True, num_decodes,
+      decode_fn=sampler,
+    )  # fmt: skip
+    return [{tuple(x) for x in row} for row in tokens.tolist()]
+
+  two, four = drawn(2), drawn(4)
+  assert all(a <= b and len(b) > 2 for a, b in zip(two, four, strict=True))
+  seeds = decode_fns.row_seeds(jax.random.key(3), 3, 4)
+  np.testing.assert_array_equal(
+    seeds[:2, :3], decode_fns.row_seeds(jax.random.key(3), 2, 3)
+  )
+  assert len(set(np.asarray(seeds).ravel().tolist())) == 12
+
+
+def test_a_model_searches_with_beams_as_its_decode_fn(two_layers):
+  model, params = two_layers
+  searching = models.EncoderDecoderModel(
+    model.module,
+    decode_fn=beam_search.BeamSearch(),
+    default_decoder_params=decode_fns.DecoderParams(num_decodes=3),
+  )
+  batch = _decode_batch()
+  batch['encoder_input_tokens'][2] = 0
+  tokens, aux = searching.predict_batch_with_aux(
+    params, batch, None, {'alpha': 0.3, 'max_decode_len': 5}, True
+  )
+  expected = model.beam_search(
+    params,
+    batch['encoder_input_tokens'],
+    num_beams=3,
+    max_decode_length=5,
+    alpha=0.3,
+  )
+  np.testing.assert_array_equal(tokens, expected[0])
+  np.testing.assert_array_equal(aux['scores'], expected[1])
+  assert set(aux) == {'scores'} and (np.asarray(tokens[2]) == 0).all()
+  best, _ = searching.predict_batch_with_aux(
+    params, batch, None, {'alpha': 0.3}, max_decode_length=5
+  )
+  np.testing.assert_array_equal(best, tokens[:, -1])
+
+
+def test_decoder_params_are_those_of_the_call(two_layers):
+  model, params = two_layers
+  batch, rng = _decode_batch(), jax.random.key(5)
+  given = {'topk': 4, 'temperature': 2.0, 'decode_rng': rng}
+  by_params = model.predict_batch(params, batch, decoder_params=given)
+  assert set(given) == {'topk', 'temperature', 'decode_rng'}  # Not changed.
+  by_object = model.predict_batch(
+    params, batch, rng, decode_fn=sampling.Sampler(2.0, 4)
+  )
+  np.testing.assert_array_equal(by_params, by_object)
+  greedy = model.predict_batch(params, batch)
+  assert (np.asarray(by_params) != np.asarray(greedy)).any()
+  np.testing.assert_array_equal(
+    model.predict_batch(params, batch, decoder_params={'topk': 1}), greedy
+  )
+
+
+def test_steps_are_counted_after_the_prompt(two_layers):
+  model, params = two_layers
+  prompt = np.zeros((3, 6), np.int32)
+  prompt[0, 1:3], prompt[1, 1] = [5, 6], 7
+  batch = {**_decode_batch(), 'decoder_input_tokens': prompt}
+  free = model.predict_batch(params, batch, prompt_with_targets=True)
+  predict = jax.jit(
+    lambda steps, eos_id: model.predict_batch_with_aux(
+      params,
+      batch,
+      decoder_params={'max_decode_steps': steps, 'eos_id': eos_id},
+      prompt_with_targets=True,
+    )
+  )
+  tokens, aux = predict(2, 1)
+  exits = np.asarray(aux['exits'])
+  for row, size in enumerate([2, 1, 0]):
+    assert (exits[row, size + 2 :] == -1).all()
+    np.testing.assert_array_equal(
+      tokens[row, : size + 2], free[row, : size + 2]
+    )
+  # The first free token that the prompt does not hold ends the first row.
+  row = free[0].tolist()
+  eos_id = next(x for x in row if x not in (5, 6))
+  size = row.index(eos_id) + 1
+  ended, _ = predict(6, eos_id)
+  assert ended[0].tolist() == row[:size] + [0] * (6 - size)
+
+
+@pytest.mark.parametrize(
+  'options, said',
+  [
+    ({'num_decodes': 2}, 'needs a sampler'),
+    ({'num_decodes': 0}, 'at least 1'),
+    ({'threshold': float('nan')}, r'in \[0, 1\]'),
+    ({'threshold': np.float32([0.5, np.nan, 1])}, r'in \[0, 1\]'),
+    ({'threshold': 1.5}, r'in \[0, 1\]'),
+    ({'decoder_params': {'beam_size': 2}}, 'among'),
+    ({'decoder_params': {'alpha': 0.6}}, 'got alpha'),
+    ({'decoder_params': {'temperature': 0.5}}, 'topk too'),
+    ({'decoder_params': {'topk': -1}}, 'top_k must be'),
+    ({'decoder_params': {'eos_id': 0}}, 'eos_id must be'),
+    ({'decoder_params': {'eos_id': 99}}, 'eos_id must be'),
+    ({'decoder_params': {'max_decode_steps': 0}}, 'must be positive'),
+    (
+      {'decoder_params': {'max_decode_len': 3}, 'max_decode_length': 4},
+      'not both',
+    ),
+    (
+      {'decoder_params': {'decode_rng': 1}, 'rng': 2},
+      'not both',
+    ),
+    ({'decode_fn': beam_search.BeamSearch(), 'threshold': 0.9}, 'full model'),
+    (
+      {
+        'decode_fn': beam_search.BeamSearch(),
+        'decoder_params': {'alpha': -1.0},
+      },
+      'alpha',
+    ),
+    (
+      {
+        'decode_fn': beam_search.BeamSearch(),
+        'decoder_params': {'temperature': 1.0},
+      },
+      'got temperature',
+    ),
+    (
+      {'prompt_with_targets': True, 'max_decode_length': 3},
+      'at most as wide',
+    ),
+  ],
+)
+def test_impossible_calls_are_refused(options, said, two_layers):
+  model, params = two_layers
+  with pytest.raises(errors.ConfigError, match=said):
+    model.predict_batch_with_aux(params, _decode_batch(), **options)
+
+
+def test_gin_files_choose_the_decode_fn():
+  model = _model_of(
+    ['softmax'],
+    [
+      'models.EncoderDecoderModel.decode_fn = @beam_search.BeamSearch()',
+      'beam_search.BeamSearch.alpha = 0.2',
+    ],
+  )
+  assert model.decode_fn == beam_search.BeamSearch(0.2)
+
+
+@pytest.mark.parametrize('searches', [False, True])
+def test_a_prompt_ends_before_its_first_eos_or_padding(searches, two_layers):
+  model, params = two_layers
+  if searches:
+    generate = functools.partial(model.beam_search, params, num_beams=2)
+  else:
+    thresholds = jnp.ones(4)
+    generate = functools.partial(model.generate, params, thresholds=thresholds)
+  sources = np.repeat(tiny_t5.sources(1), 4, axis=0)
+  prompts = np.int32([[5, 0, 0], [5, 1, 0], [5, 1, 7], [5, 0, 7]])
+  found = generate(
+    encoder_input_tokens=sources, max_decode_length=5, prompts=prompts
+  )
+  tokens = np.asarray(found[0] if searches else found.tokens)
+  assert (tokens[..., 0] == 5).all()
+  for row in range(1, 4):
+    np.testing.assert_array_equal(tokens[row], tokens[0])
 
 
 def test_a_prompt_of_its_own_output_changes_nothing(model_and_params):

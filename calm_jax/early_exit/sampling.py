@@ -106,6 +106,12 @@ class Sampler:
     return logits
 
 
+def check_seed(seed: int) -> None:
+  """Raises ConfigError unless the seed is a uint32."""
+  if not 0 <= seed < 2**32:
+    raise errors.ConfigError(f'The seed must be in [0, 2^32), got {seed}.')
+
+
 def _lowest_needed(
   logits: Float[Array, 'batch candidates'], top_p: float
 ) -> Float[Array, 'batch 1']:

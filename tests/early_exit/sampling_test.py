@@ -10,7 +10,13 @@ import scipy.special
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.early_exit import confidence, oracle, sampling, top_k
+from calm_jax.early_exit import (
+  classifier_confidence,
+  confidence,
+  oracle,
+  sampling,
+  top_k,
+)
 
 LOGITS = np.float32([[2.0, 1.0, 0.5, -1.0, 0.0], [0.0, 3.0, 2.9, -2.0, 1.0]])
 LENGTH = 5
@@ -214,6 +220,88 @@ def test_top_k_propagation_draws_among_the_k():
     seeds=np.arange(200, dtype=np.uint32),
   )
   assert len(set(result.tokens[:, 0].tolist())) == 3
+
+
+def _logits_of_layers(sources):
+  """[layers, sources, vocab] of the first token, by the whole decoder."""
+  model, params = tiny_t5.tiny_model(GAP)
+  apply = functools.partial(model.module.apply, {'params': params})
+  states = apply(
+    apply(sources, method='encode'),
+    sources,
+    np.zeros((len(sources), 1), np.int32),
+    np.ones((len(sources), 1), np.int32),
+    method='decode_all_layers',
+  )
+  return np.float64(apply(states, method='logits_from_hidden'))[:, :, 0]
+
+
+def _first_tokens(measure, sampler, source, threshold):
+  """Shares of the first token in many draws, and the layers they used."""
+  result = _compiled(measure, sampler)(
+    source[None],
+    np.full((1, COUNT), threshold, np.float32),
+    seeds=np.arange(COUNT, dtype=np.uint32)[None],
+  )
+  shares = np.bincount(result.tokens[:, 0], minlength=24) / COUNT
+  return shares, np.unique(result.num_layers_used[:, 0]).tolist()
+
+
+COUNT = 2000
+# Five standard deviations of a share.
+LIMIT = 5 * 0.5 / np.sqrt(COUNT)
+
+
+@pytest.mark.parametrize(
+  'measure, layer',
+  [
+    (confidence.HiddenStateSaturation(rescale=True), 2),
+    (
+      classifier_confidence.ClassifierConfidence(tiny_t5.CLASSIFIERS[0]),
+      1,
+    ),
+  ],
+)
+def test_measures_without_a_prediction_draw_from_their_layer(measure, layer):
+  # They compute the logits only where the token leaves.
+  assert not measure.predicts
+  sources = tiny_t5.sources(1)
+  shares, used = _first_tokens(measure, sampling.Sampler(2.0), sources[0], 0.0)
+  assert used == [layer]
+  logits = _logits_of_layers(sources)[:, 0]
+  of_layers = scipy.special.softmax(logits / 2.0, axis=-1)
+  assert np.abs(shares - of_layers[layer - 1]).max() < LIMIT
+  assert np.abs(shares - of_layers[-1]).max() > LIMIT
+
+
+def test_top_k_propagation_draws_by_the_shares_of_the_k():
+  """At layer 2, among the best three of layer 1."""
+  sources = tiny_t5.sources(16)
+  first, second = _logits_of_layers(sources)[:2]
+  kept = np.argsort(-first, axis=-1)[:, :3]
+  rest = np.copy(first)
+  np.put_along_axis(rest, kept, -np.inf, axis=-1)
+  among = np.take_along_axis(second, kept, axis=-1)
+  log_rest = scipy.special.logsumexp(rest, axis=-1, keepdims=True)
+
+  def gap(probabilities):
+    return np.diff(np.sort(probabilities, axis=-1)[:, -2:], axis=-1)[:, 0]
+
+  gaps = [
+    gap(scipy.special.softmax(first, axis=-1)),
+    gap(scipy.special.softmax(np.c_[among, log_rest], axis=-1)[:, :3]),
+  ]
+  # The source for which layer 2 is surer than layer 1 by most.
+  row = np.argmax(gaps[1] - gaps[0])
+  assert gaps[1][row] > gaps[0][row] + 1e-3
+  threshold = (gaps[0][row] + gaps[1][row]) / 2
+  shares, used = _first_tokens(
+    top_k.TopKPropagation(k=3), sampling.Sampler(2.0), sources[row], threshold
+  )
+  assert used == [2]
+  expected = np.zeros(24)
+  expected[kept[row]] = scipy.special.softmax(among[row] / 2.0)
+  assert np.abs(shares - expected).max() < LIMIT
 
 
 def test_the_oracle_cannot_sample():
