@@ -52,16 +52,43 @@ SETTINGS = (
     0.0,
     'draw from the tokens that together are so probable; 0 for all',
   ),
-  settings.Setting('seed', 'SAMPLING_SEED', int, 0, 'of the draws'),
   settings.Setting(
-    'num_decodes', 'NUM_DECODES', int, 1, 'outputs per text', minimum=1
+    'seed',
+    'SAMPLING_SEED',
+    int,
+    None,
+    'of the draws, from 0 to 2^32 - 1; 0 if absent',
+  ),
+  settings.Setting(
+    'num_decodes',
+    'NUM_DECODES',
+    int,
+    1,
+    'outputs per text, the best first; draws, or beams of --beam_size',
+    minimum=1,
   ),
   settings.Setting(
     'beam_size',
     'BEAM_SIZE',
     int,
     None,
-    'search with so many beams, with the full model',
+    'search with so many beams, with the full model, for the best output, or'
+    ' the best --num_decodes of them',
+    minimum=1,
+  ),
+  settings.Setting(
+    'alpha',
+    'BEAM_ALPHA',
+    float,
+    None,
+    'exponent of the length penalty of --beam_size; 0 for none, 0.6 if absent',
+  ),
+  settings.Setting(
+    'max_decode_length',
+    'MAX_DECODE_LENGTH',
+    int,
+    None,
+    'longest output in tokens; as the model says if absent',
     minimum=1,
   ),
   settings.Setting('prompt', 'PROMPT', str, None, 'how every output begins'),
@@ -87,14 +114,17 @@ def run(args) -> None:
   """Generates text by text.
 
   Raises:
-    ConfigError: the threshold is outside [0, 1], or given twice.
-    DataError: an empty text, one that is not UTF-8, or a calibration of
-      another model.
+    ConfigError: the threshold is outside [0, 1], or given twice; flags that do
+      not go together.
+    DataError: an empty text, one or a prompt that is not UTF-8, or a
+      calibration of another model.
   """
   chosen = settings.settle(args, SETTINGS)
   _check_threshold(chosen)
   _check_search(chosen)
   sampler = sampler_for(chosen)
+  if chosen.prompt is not None:
+    _check_is_text('The prompt', chosen.prompt)
   texts = iter(args.texts) if args.texts else lines_of(sys.stdin)
   # The first text before the model, which takes seconds to load.
   first = next(texts, None)
@@ -127,27 +157,51 @@ def _check_threshold(chosen) -> None:
     )
 
 
+def _draws(chosen) -> bool:
+  return chosen.temperature is not None or bool(chosen.top_k or chosen.top_p)
+
+
 def _check_search(chosen) -> None:
   """Raises ConfigError for what does not go together."""
-  drawing = (
-    chosen.temperature is not None or chosen.top_k > 0 or chosen.top_p > 0.0
-  )
-  if chosen.num_decodes > 1 and not drawing and chosen.beam_size is None:
+  if chosen.seed is not None and not _draws(chosen):
     raise errors.ConfigError(
-      'num_decodes above 1 needs --temperature, --top_k or --top_p: without'
-      ' them all outputs are the same.'
+      'A seed is for draws: add --temperature, --top_k or --top_p, or leave out'
+      ' --seed.'
     )
-  if chosen.beam_size is None:
-    return
+  if chosen.beam_size is not None:
+    _check_beams(chosen)
+  elif chosen.alpha is not None:
+    raise errors.ConfigError(
+      'alpha is the length penalty of a beam search: add --beam_size, or leave'
+      ' out --alpha.'
+    )
+  elif chosen.num_decodes > 1 and not _draws(chosen):
+    raise errors.ConfigError(
+      'num_decodes above 1 needs --temperature, --top_k, --top_p or'
+      ' --beam_size: without them all outputs are the same.'
+    )
+
+
+def _check_beams(chosen) -> None:
   leaves_early = chosen.calibration is not None or (
     chosen.threshold is not None and chosen.threshold < 1.0
   )
-  if leaves_early or drawing or chosen.prompt is not None:
+  if leaves_early or _draws(chosen):
     raise errors.ConfigError(
       'Beam search is for the full model alone: scores of different layers'
       ' cannot be compared. Leave out --threshold (or give 1), --calibration,'
-      ' --temperature, --top_k, --top_p and --prompt, or --beam_size.'
+      ' --temperature, --top_k and --top_p, or --beam_size.'
     )
+  if chosen.num_decodes > chosen.beam_size:
+    raise errors.ConfigError(
+      f'num_decodes must be at most beam_size {chosen.beam_size}, got'
+      f' {chosen.num_decodes}: a search finds no more outputs than it has'
+      ' beams.'
+    )
+  if chosen.alpha is not None:
+    from calm_jax import beam_search
+
+    beam_search.check_alpha(chosen.alpha)
 
 
 def sampler_for(chosen):
@@ -156,10 +210,12 @@ def sampler_for(chosen):
   Raises:
     ConfigError: a number out of range.
   """
-  if chosen.temperature is None and not chosen.top_k and not chosen.top_p:
+  if not _draws(chosen):
     return None
   from calm_jax.early_exit import sampling
 
+  if chosen.seed is not None:
+    sampling.check_seed(chosen.seed)
   return sampling.Sampler(
     temperature=1.0 if chosen.temperature is None else chosen.temperature,
     top_k=chosen.top_k,
@@ -205,16 +261,19 @@ def lines_of(stream) -> Iterator[str]:
       ) from error
 
 
-def _check_is_text(number: int, text: str) -> None:
+def _check_is_text(what: str, text: str) -> None:
   # Python turns such bytes of the command line into lone surrogates, which
   # some tasks would drop without a word.
   try:
     text.encode('utf-8')
   except UnicodeEncodeError as error:
     raise errors.DataError(
-      f'Every text must be UTF-8; text {number} is not, at character'
-      f' {error.start + 1}.'
+      f'{what} must be UTF-8; it is not, at character {error.start + 1}.'
     ) from error
+
+
+def _given(options: dict) -> dict:
+  return {name: x for name, x in options.items() if x is not None}
 
 
 class _Writer:
@@ -235,7 +294,7 @@ class _Writer:
   def __call__(self, number: int, text: str, task: str) -> None:
     from calm_jax.data import task_examples
 
-    _check_is_text(number, text)
+    _check_is_text(f'Text {number}', text)
     info = task_examples.get_task(task)
     inputs = info.inputs_of(text)
     if not inputs.removeprefix(info.prefix).strip():
@@ -250,16 +309,23 @@ class _Writer:
 
   def _outputs(self, inputs: str) -> list:
     chosen = self._chosen
+    # Only what was given: the generator has its own defaults.
+    options = {'max_decode_length': chosen.max_decode_length}
+    if chosen.prompt is not None:
+      options['prompts'] = [chosen.prompt]
     if chosen.beam_size is not None:
-      (found,) = self._generator.beam_search([inputs], chosen.beam_size)
+      options['alpha'] = chosen.alpha
+      (found,) = self._generator.beam_search(
+        [inputs], chosen.beam_size, **_given(options)
+      )
       return found[: chosen.num_decodes]
     (found,) = self._generator.generate_many(
       [inputs],
       chosen.num_decodes,
       threshold=self._threshold,
       sampler=self._sampler,
-      seed=chosen.seed,
-      prompts=None if chosen.prompt is None else [chosen.prompt],
+      seed=chosen.seed or 0,
+      **_given(options),
     )
     return found
 

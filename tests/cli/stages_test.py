@@ -67,7 +67,9 @@ class FakeGenerator:
   model = types.SimpleNamespace(
     config=types.SimpleNamespace(num_decoder_layers=LAYERS)
   )
-  tokenizer = types.SimpleNamespace(piece=PIECES.__getitem__)
+  tokenizer = types.SimpleNamespace(
+    pieces=lambda ids: tuple(PIECES[int(x)] for x in ids)
+  )
 
   def __init__(self):
     self.inputs, self.thresholds = [], []
@@ -395,7 +397,7 @@ def test_generate_refuses_bytes_that_are_not_text(generator, stdin, capsys):
 def test_generate_refuses_arguments_that_are_not_text(task, generator, capsys):
   text = b'it works \xff'.decode('utf-8', 'surrogateescape')
   code, message = failure(capsys, 'generate', f'--task={task}', 'fine', text)
-  assert code == 3 and 'text 2 is not' in message
+  assert code == 3 and 'Text 2 must be UTF-8' in message
   assert len(generator.inputs) == 1
 
 
