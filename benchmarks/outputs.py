@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import matplotlib
+from matplotlib import ticker
 
 from benchmarks import systems
 from calm_jax.report import colors, figures
@@ -178,7 +179,28 @@ def _plot_times(axes, name, rows) -> None:
   axes.set_xlabel('layer where tokens leave')
   axes.set_ylabel('ms per token')
   axes.set_xticks(range(1, num_layers + 1))
-  axes.set_ylim(bottom=0)
+  fastest_peer = min((row['ms_per_token'] for row in peers), default=0)
+  top = 1.1 * max([fastest_peer, *(row['ms_per_token'] for row in ours)])
+  axes.set_ylim(0, top)
+  _name_what_is_above(axes, peers, top)
+
+
+def _name_what_is_above(axes, peers, top) -> None:
+  """Names the peers that take longer than the panel is high."""
+  above = [row for row in peers if row['ms_per_token'] > top]
+  if above:
+    axes.text(
+      0.02,
+      0.98,
+      '\n'.join(
+        f'{row["process"]}: {row["ms_per_token"]:.0f} ms' for row in above
+      ),
+      transform=axes.transAxes,
+      ha='left',
+      va='top',
+      fontsize=7,
+      color=colors.MUTED,
+    )
 
 
 def _plot_predictions(axes, rows) -> None:
@@ -196,11 +218,14 @@ def _plot_predictions(axes, rows) -> None:
       markerfacecolor=color if held_out else 'none',
       markersize=4,
     )
-  axes.set_title('cost model: mixed layers (filled) were held out')
+  axes.set_title('cost model; filled: held out')
   axes.set_xlabel('measured ms')
   axes.set_ylabel('predicted ms')
   if any('predicted_ms' in row for row in rows):
     axes.set_xscale('log')
     axes.set_yscale('log')
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+      axis.set_minor_formatter(ticker.NullFormatter())
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color=colors.RULE, zorder=0)

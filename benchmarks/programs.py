@@ -59,11 +59,12 @@ class Paced(never_exit.NeverExit):
 
 
 def mixed_layers(num_layers: int) -> np.ndarray:
-  """[_PATTERN_LENGTH] layers whose mean is about a third of L.
+  """[_PATTERN_LENGTH] layers; their mean is a third of the way from 1 to L.
 
   Drawn from the distribution that the cost model assumes for a mean.
   """
-  shares = cost_model.shares_with_mean(num_layers, max(num_layers / 3, 1))
+  mean = 1 + (num_layers - 1) / 3
+  shares = cost_model.shares_with_mean(num_layers, mean)
   return np.random.default_rng(0).choice(
     np.arange(1, num_layers + 1), _PATTERN_LENGTH, p=shares
   )
