@@ -22,6 +22,7 @@ class CalmServer(serve.Server):
     self._params = jax.device_put(model.params)
     self._inputs = np.load(directory / 'inputs.npy')
     self._programs = programs.Programs(model.config, new_tokens)
+    self._joined = jax.jit(self._programs.joined)(self._params)
     self._compiled, self._constants, self._prepared = {}, {}, {}
     return {
       'versions': {'jax': jax.__version__},
@@ -90,6 +91,7 @@ class CalmServer(serve.Server):
     return (
       self._params,
       self._prepared[measure],
+      self._joined,
       self._constants[batch],
       np.full((batch,), threshold, np.float32),
     )
