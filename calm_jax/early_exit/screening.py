@@ -11,7 +11,7 @@ A candidate's logit is exact; whether the best token is a candidate at all, and
 what the others weigh, is an estimate (`study.screening_recall` measures it).
 The guarantee does not rest on it: calibration is on outputs. A Cauchy-Schwarz
 bound on what the preview leaves out could certify the best token; it is not
-here, because at useful ranks it certified none (docs/measures.md).
+here, because at useful ranks it certifies next to none (docs/measures.md).
 """
 
 import dataclasses
