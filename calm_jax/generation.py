@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import beam_search, decoding, errors, models
+from calm_jax import beam_search, data_parallel, decoding, errors, models
 from calm_jax.checkpoints import bundle
 from calm_jax.data import arrays, vocabulary
 from calm_jax.early_exit import sampling
@@ -67,7 +67,18 @@ class TextGenerator:
     *,
     inputs_length: int = 64,
     max_decode_length: int = 64,
+    devices: Sequence[jax.Device] | None = None,
   ):
+    """Puts the parameters on the devices.
+
+    Args:
+      model, params, tokenizer, inputs_length, max_decode_length: see above.
+      devices: the rows of a batch are divided among them; all local ones if
+        None.
+
+    Raises:
+      DataError: the vocabulary, or a classifier, belongs to another model.
+    """
     if tokenizer.vocab_size > model.config.vocab_size:
       raise errors.DataError(
         f'The vocabulary {tokenizer.path} has {tokenizer.vocab_size} pieces,'
@@ -76,7 +87,8 @@ class TextGenerator:
       )
     model.measure.check(model.config, params)
     self.model = model
-    self.params = jax.device_put(params)
+    self._rows = data_parallel.RowDivision(devices or jax.local_devices())
+    self.params = self._rows.replicate(params)
     self._prepared = jax.jit(model.prepare)(self.params)
     self.tokenizer = tokenizer
     self.inputs_length = inputs_length
@@ -95,14 +107,26 @@ class TextGenerator:
     )
 
   def _traceable(self, params, prepared, tokens, thresholds, trace, **drawing):
-    return self.model.generate(
-      params,
-      tokens,
-      thresholds,
-      prepared=prepared,
-      trace=trace,
-      **drawing,
-    )
+    rows = {'tokens': tokens, 'thresholds': thresholds}
+    for name in ('seeds', 'prompts'):
+      if name in drawing:
+        rows[name] = drawing.pop(name)
+    eos_id = drawing.pop('eos_id')
+
+    def generate(common, rows):
+      params, prepared, eos_id = common
+      return self.model.generate(
+        params,
+        rows.pop('tokens'),
+        rows.pop('thresholds'),
+        prepared=prepared,
+        trace=trace,
+        eos_id=eos_id,
+        **rows,
+        **drawing,
+      )
+
+    return self._rows.divide(generate)((params, prepared, eos_id), rows)
 
   def _traceable_beams(self, params, tokens, **options):
     return self.model.beam_search(params, tokens, **options)
@@ -169,17 +193,24 @@ class TextGenerator:
     """
     thresholds = np.asarray(thresholds, np.float32)
     models.check_thresholds(thresholds)
-    drawing = {'sampler': sampler, 'seeds': seeds, 'prompts': prompts}
+    rows = {
+      'tokens': tokens,
+      'thresholds': thresholds,
+      'seeds': seeds,
+      'prompts': prompts,
+    }
+    # Rows of zeros fill up the last device.
+    rows = {k: self._rows.pad(x) for k, x in rows.items() if x is not None}
     result = self._generate(
       self.params,
       self._prepared,
-      jnp.asarray(tokens),
-      jnp.asarray(thresholds),
       trace=trace,
+      **({} if sampler is None else {'sampler': sampler}),
       **self._limits(eos_id, max_decode_length),
-      **{name: x for name, x in drawing.items() if x is not None},
+      **rows,
     )
     result = jax.device_get(result)
+    result = jax.tree.map(lambda x: x[: thresholds.size], result)
     _check_finite(result.log_probs)
     return result
 

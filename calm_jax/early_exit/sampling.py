@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
+from calm_jax.early_exit import prediction
 
 # A float32's bits in the order of the floats: those of negative ones mirrored.
 _MIRROR = 0x7FFFFFFF
@@ -98,7 +99,7 @@ class Sampler:
     """Logits over temperature; -inf for what top-k and top-p leave out."""
     logits = logits / self.temperature
     if 0 < self.top_k < logits.shape[-1]:
-      values, _ = lax.optimization_barrier(lax.top_k(logits, self.top_k))
+      values, _ = prediction.largest(logits, self.top_k)
       logits = jnp.where(logits >= values[:, -1:], logits, -jnp.inf)
     if 0.0 < self.top_p < 1.0:
       lowest = _lowest_needed(logits, self.top_p)

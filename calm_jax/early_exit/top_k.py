@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
 from calm_jax.early_exit import confidence
+from calm_jax.early_exit import prediction as prediction_lib
 
 
 @struct.dataclass
@@ -193,7 +194,7 @@ def split(
   logits: Float[Array, 'batch scored'], k: int
 ) -> tuple[Int[Array, 'batch k'], Float[Array, ' batch']]:
   """Indices of the k largest, ascending, and log-sum-exp of all others."""
-  _, largest = lax.optimization_barrier(lax.top_k(logits, k))
+  _, largest = prediction_lib.largest(logits, k)
   # Ascending: among equal logits the lowest id comes first, as everywhere.
   kept = jnp.sort(largest, axis=-1)
   is_kept = jnp.zeros(logits.shape, bool)

@@ -1,0 +1,71 @@
+"""Rows on several devices: the same outputs, and nothing exchanged."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from calm_jax import data_parallel
+
+# Devices are counted before JAX starts: a process of its own.
+PROGRAM = """
+import jax, numpy as np
+import types
+from testing import tiny_t5
+from calm_jax import generation
+from calm_jax.early_exit import confidence, sampling
+
+assert len(jax.devices()) == 4
+model, params = tiny_t5.tiny_model(
+  confidence.SoftmaxTopTwoGap(), rows_per_pack=2
+)
+sources = tiny_t5.sources(10)
+thresholds = np.stack([np.linspace(0, 1, 10), np.full(10, 0.4)], axis=1)
+seeds = np.arange(20, dtype=np.uint32).reshape(10, 2)
+
+def run(devices, **options):
+  generator = generation.TextGenerator(
+    model, params, types.SimpleNamespace(vocab_size=24), devices=devices,
+    max_decode_length=9)
+  return generator, generator.generate_tokens(sources, thresholds, **options)
+
+for options in ({}, {'sampler': sampling.Sampler(), 'seeds': seeds}):
+  _, one = run(jax.devices()[:1], **options)
+  several, four = run(None, **options)
+  assert len(set(one.num_layers_used[one.num_layers_used > 0])) > 2
+  for name in ('tokens', 'num_layers_used'):
+    np.testing.assert_array_equal(getattr(four, name), getattr(one, name))
+  np.testing.assert_allclose(four.log_probs, one.log_probs, atol=1e-4)
+
+text = several._generate.lower(
+  several.params, several._prepared, tokens=several._rows.pad(sources),
+  thresholds=several._rows.pad(np.float32(thresholds)), trace=False,
+  **several._limits(1, None)).compile().as_text()
+for collective in ('all-reduce', 'all-gather', 'collective-permute',
+                   'all-to-all'):
+  assert collective + '(' not in text, collective
+assert 'while(' in text
+print('same')
+"""
+
+
+def test_four_devices_equal_one_and_exchange_nothing():
+  flags = '--xla_force_host_platform_device_count=4'
+  found = subprocess.run(
+    [sys.executable, '-c', PROGRAM],
+    env={**os.environ, 'XLA_FLAGS': flags, 'PYTHONPATH': 'tests'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert found.returncode == 0 and 'same' in found.stdout, found.stderr
+
+
+def test_rows_are_filled_up_to_equal_shares():
+  division = data_parallel.RowDivision([object()] * 1)
+  division.num_devices = 4
+  padded = division.pad(np.ones((5, 3)))
+  assert padded.shape == (8, 3)
+  assert padded[:5].all() and not padded[5:].any()
+  assert division.pad(np.ones(4)).shape == (4,)
