@@ -14,7 +14,7 @@ _CORE = [
   'gin-config>=0.5.0',
   # tensorflow-datasets imports it on every Python but declares it for old ones.
   'importlib_resources',
-  'jax>=0.4.36',
+  'jax>=0.7',
   'jaxtyping>=0.2.30',
   'jinja2>=3.1',
   'matplotlib>=3.8',
