@@ -30,18 +30,23 @@ def trade_off_figure(
   curves: Mapping[str, Sequence[trade_off.TradeOff]],
   metric: str,
 ) -> None:
-  """Quality against mean layers, and against measured time."""
+  """Quality against mean layers, and against measured time.
+
+  Time is relative to the full model, which is timed in turn with each
+  threshold: sweeps run one after the other, and a machine changes meanwhile.
+  """
 
   def draw(figure):
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, name in zip(panels, ('mean_layers', 'ms_per_token'), strict=True):
+    places = (lambda row: row.mean_layers, lambda row: 1.0 / row.speedup)
+    for axes, place in zip(panels, places, strict=True):
       for number, (measure, rows) in enumerate(curves.items()):
-        xs = [getattr(row, name) for row in rows]
+        xs = [place(row) for row in rows]
         ys = [row.mean_metric for row in rows]
         axes.plot(xs, ys, label=measure, **_look(number))
     panels[0].set_ylabel(f'{metric} against the reference')
     panels[0].set_xlabel('mean decoder layers per token')
-    panels[1].set_xlabel('ms per token, batch 1, encoder included')
+    panels[1].set_xlabel('time per token, full model = 1 (batch 1)')
     panels[0].set_title('Quality against layers')
     panels[1].set_title('Quality against time')
     _focus(panels, curves)
