@@ -257,15 +257,21 @@ def main(argv=None) -> None:
         name, pathlib.Path(directory), args.source, max(args.batches)
       )
       all_runs += benchmark.measure_model(case)
-  report = report_of(benchmark, all_runs, args)
-  args.output.parent.mkdir(parents=True, exist_ok=True)
-  path = args.output.with_suffix('.json')
-  path.write_text(json.dumps(report, indent=2) + '\n')
-  table = outputs.markdown(report)
-  args.output.with_suffix('.md').write_text(table)
-  args.output.with_suffix('.png').write_bytes(outputs.figure(report))
+    # After each model: what is finished is kept if the next one is not.
+    table = _write(report_of(benchmark, all_runs, args), args.output)
   print(table)
-  print(f'Written: {path}, .md, .png')
+  print(f'Written: {args.output}.json, .md, .png')
+
+
+def _write(report: dict, output: pathlib.Path) -> str:
+  """Writes the three files; returns the table."""
+  output.parent.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(report, indent=2) + '\n'
+  output.with_suffix('.json').write_text(text)
+  table = outputs.markdown(report)
+  output.with_suffix('.md').write_text(table)
+  output.with_suffix('.png').write_bytes(outputs.figure(report))
+  return table
 
 
 if __name__ == '__main__':
