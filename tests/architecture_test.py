@@ -44,6 +44,7 @@ ROOMS = (
   'data',
   'checkpoints',
   'training',
+  'data_parallel',
   'generation',
   'dump',
   'calibration',
