@@ -14,7 +14,7 @@ help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   all tests'
 	@echo 'make lint   ruff: rules and format'
-	@echo 'make bench  ms per token: our measures, other engines, the memory's limit'
+	@echo 'make bench  ms per token: our measures, other engines, memory bandwidth'
 	@echo 'make format let ruff repair what it can'
 
 demo: $(STAMP)
@@ -23,7 +23,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo '== test: pytest on tests/ (minutes on 2 cores)'
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	@echo '== lint: ruff check, ruff format --check'

