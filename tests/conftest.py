@@ -5,6 +5,7 @@ Also the files in testdata/ that several tests read.
 
 import os
 import pathlib
+import sys
 import tarfile
 
 import pytest
@@ -19,6 +20,14 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 # Figures are written, never shown.
 os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+@pytest.fixture(autouse=True)
+def forgotten_gin():
+  """What a test binds in gin would hold for every later one's objects."""
+  yield
+  if (gin := sys.modules.get('gin')) is not None:
+    gin.clear_config()
 
 
 @pytest.fixture(scope='session')

@@ -3,7 +3,6 @@
 import unicodedata
 
 import pytest
-import sentencepiece
 
 from calm_jax import contracts
 from calm_jax.data import vocabulary
@@ -38,16 +37,12 @@ def test_no_character_of_unicode_controls_what_stands_around_it():
 
 
 def test_plain_is_what_the_tokenizer_decodes():
-  processor = sentencepiece.SentencePieceProcessor(
-    model_file=str(vocabulary.DEFAULT_PATH)
-  )
+  tokenizer = vocabulary.default_tokenizer()
   for text in ('Return None.', 'Déjà 漢字 \U0001f600 x.', 'a', ''):
-    ids = processor.encode(text)
-    pieces = [processor.id_to_piece(i) for i in ids]
-    assert visible_text.plain(pieces) == processor.decode(ids)
-    assert visible_text.plain([*pieces, '</s>', '▁rest']) == processor.decode(
-      ids
-    )
+    ids = tokenizer.encode(text)
+    pieces = tokenizer.pieces(ids)
+    assert visible_text.plain(pieces) == tokenizer.decode(ids) == text
+    assert visible_text.plain([*pieces, '</s>', '▁rest']) == text
 
 
 def test_split_piece():

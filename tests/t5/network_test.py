@@ -241,11 +241,11 @@ def step_of_all_layers(network, tokens, t, keys, values, crosses, cross_mask):
   hidden = network.embed(tokens)
   keys, values, states = list(keys), list(values), []
   for i, layer in enumerate(network.decoder.layers):
-    key, value = layer.project_self(hidden[:, None])
+    query, key, value = layer.project_token(hidden)
     keys[i] = keys[i].at[..., t].set(key[..., 0])
     values[i] = values[i].at[:, :, t].set(value[:, :, 0])
     hidden = layer.step(
-      hidden, keys[i], values[i], bias[None], *crosses[i], cross_bias
+      hidden, query, keys[i], values[i], bias[None], *crosses[i], cross_bias
     )
     states.append(hidden)
   return jnp.stack(states), keys, values
