@@ -53,10 +53,16 @@ def tiny_params(config: network.T5Config, seed: int = 0):
   return jax.tree.map(lambda x: x * 2.0 if x.ndim == 2 else x, params)
 
 
-def tiny_model(measure, *, tied: bool = False, **kwargs):
+def tiny_model(
+  measure, *, tied: bool = False, rows_per_pack: int = 1024, **kwargs
+):
+  """A model and its parameters; without packs, which double a program."""
   config = tiny_config(tied=tied)
   model = models.EncoderDecoderModel(
-    network.Transformer(config), measure=measure, **kwargs
+    network.Transformer(config),
+    measure=measure,
+    rows_per_pack=rows_per_pack,
+    **kwargs,
   )
   return model, tiny_params(config)
 
