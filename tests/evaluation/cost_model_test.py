@@ -10,18 +10,10 @@ from calm_jax.evaluation import (
   confidence_cost,
   cost_model,
   flops,
-  network_sizes,
 )
+from calm_jax.study import cost_table
 
-SIZES = network_sizes.NetworkSizes(
-  emb_dim=512,
-  num_heads=6,
-  head_dim=64,
-  mlp_dim=1024,
-  num_mlp_inputs=2,
-  num_decoder_layers=8,
-  vocab_size=32128,
-)
+SIZES = cost_table.SIZES
 FULL = confidence_cost.ChosenOnly()
 SOFTMAX = confidence_cost.WholeSoftmax()
 TOP_K = confidence_cost.TopK(k=64)
