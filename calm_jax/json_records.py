@@ -15,6 +15,7 @@ import pathlib
 import sys
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
 from calm_jax import errors
@@ -55,12 +56,23 @@ def write_bytes_atomically(path: str | os.PathLike, content: bytes) -> None:
   Raises:
     ResourceError: the operating system refused (full disk, no permission).
   """
+  write_parts_atomically(path, [content])
+
+
+def write_parts_atomically(
+  path: str | os.PathLike, parts: Iterable[bytes]
+) -> None:
+  """`write_bytes_atomically` of content that memory may not hold at once.
+
+  Raises:
+    ResourceError: the operating system refused (full disk, no permission).
+  """
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary, 'wb') as file:
-      file.write(content)
+      file.writelines(parts)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)

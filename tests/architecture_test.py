@@ -19,6 +19,7 @@ PACKAGE = pathlib.Path(calm_jax.__file__).parent
 FOUNDATION = (
   'errors',
   'json_records',
+  'unfinished',
   'dump_arrays',
   'record_checks',
   'efficiency_records',
@@ -41,16 +42,19 @@ ROOMS = (
   'consistency_losses',
   'models',
   'optimizers',
+  'partitioning',
   'data',
   'checkpoints',
   'training',
   'data_parallel',
   'generation',
   'dump',
+  'inference',
   'calibration',
   'evaluation',
   'report',
   'study',
+  'doctor',
   'cli',
 )
 # Below the waist of the data flow, all but `dump.runner`.

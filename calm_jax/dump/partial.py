@@ -8,25 +8,23 @@ another name and then renamed, so what is there is finished; `job.json` says of
 which run, and a run with other settings is refused. NumPy only.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
-from typing import IO, Self
+from collections.abc import Callable
+from typing import Any, Self
 
-from calm_jax import contracts, errors, json_records
+from calm_jax import contracts, errors, unfinished
 from calm_jax.dump import shards
 
-_JOB, _LOCK = 'job.json', 'lock'
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job(json_records.Record):
+class Job(unfinished.Job):
   """What decides every byte of a dump.
 
   Attributes:
@@ -45,12 +43,8 @@ class Job(json_records.Record):
   rows: int
   stopping: str = ''
 
-  def differences(self, other: 'Job') -> list[str]:
-    """Names of what differs; the command may be spelled in another way."""
-    mine, others = self._flat(), other._flat()
-    return [name for name in mine if mine[name] != others[name]]
-
-  def _flat(self) -> dict[str, object]:
+  def settings(self) -> dict[str, Any]:
+    """As `unfinished.Job`, with the header's fields among the others."""
     fields = self.to_json()
     fields |= fields.pop('header')
     fields.pop('command')
@@ -103,9 +97,9 @@ class PartialDump:
     self._is_complete = False
     _check_target(self._directory, overwrite)
     _replaceable(self._folder)
-    with _explained(self._folder):
+    with unfinished.explained(self._folder):
       self._folder.mkdir(parents=True, exist_ok=True)
-      self._lock_file = _lock(self._folder / _LOCK)
+      self._lock_file = unfinished.lock(self._folder, 'dump')
     try:
       self._take_up(restart)
     except BaseException:
@@ -176,10 +170,10 @@ class PartialDump:
     )
     contracts.write_json_atomically(self._folder / shards.MANIFEST, manifest)
     replaced = self._directory.with_name(self._directory.name + '.replaced')
-    with _explained(self._directory):
+    with unfinished.explained(self._directory):
       _replaceable(replaced)
       shutil.rmtree(replaced, ignore_errors=True)
-      for name in (_JOB, _LOCK):
+      for name in (unfinished.JOB, unfinished.LOCK):
         (self._folder / name).unlink(missing_ok=True)
       if self._directory.exists():
         self._directory.rename(replaced)
@@ -193,22 +187,19 @@ class PartialDump:
     self._remove()
 
   def _take_up(self, restart: bool) -> None:
-    path = self._folder / _JOB
-    if restart or not path.is_file():
+    there = None
+    if not restart:
+      there = unfinished.job_in(self._folder, self._job, 'dump')
+    if there is None:
       self._remove()
-      contracts.write_json_atomically(path, self._job)
+      contracts.write_json_atomically(self._folder / unfinished.JOB, self._job)
       return
-    there = contracts.read_json(path, Job)
-    if different := self._job.differences(there):
-      raise errors.DataError(
-        f'{self._folder} holds an unfinished dump with other settings'
-        f' ({", ".join(different)}); give the settings that it was begun with,'
-        ' choose another directory, or ask to restart it.'
-      )
     # Its command, so that the dump is what one run would have made.
     self._job = there
     # A killed write leaves its temporary file.
-    self._remove(keep=lambda name: name == _JOB or shards.NAME.fullmatch(name))
+    self._remove(
+      keep=lambda name: name == unfinished.JOB or shards.NAME.fullmatch(name)
+    )
 
   def _note(self, index: int, content: bytes, dump: contracts.Dump) -> None:
     ids = dump.example_ids.tolist()
@@ -226,9 +217,9 @@ class PartialDump:
     return any(map(shards.NAME.fullmatch, _names(self._folder)))
 
   def _remove(self, keep: Callable[[str], object] = lambda name: False) -> None:
-    with _explained(self._folder):
+    with unfinished.explained(self._folder):
       for name in _names(self._folder):
-        if name != _LOCK and not keep(name):
+        if name != unfinished.LOCK and not keep(name):
           (self._folder / name).unlink()
 
   def _leave(self) -> None:
@@ -238,30 +229,6 @@ class PartialDump:
       shutil.rmtree(self._folder, ignore_errors=True)
     if self._lock_file is not None:
       self._lock_file.close()
-
-
-def _lock(path: pathlib.Path) -> IO | None:
-  """Holds the folder until the file is closed, by whatever end of the process.
-
-  Raises:
-    ResourceError: another process holds it.
-  """
-  try:
-    import fcntl
-  except ImportError:  # Not on Windows.
-    return None
-  file = open(path, 'a')
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    file.close()
-    raise errors.ResourceError(
-      f'Another process is writing the dump {path.parent}; wait for it or end'
-      ' it, or choose another directory.'
-    ) from error
-  except OSError:
-    _log.info('%s is on a file system without locks.', path)
-  return file
 
 
 def _check_target(directory: pathlib.Path, overwrite: bool) -> None:
@@ -279,11 +246,11 @@ def _replaceable(directory: pathlib.Path) -> None:
     return
   if not directory.is_dir():
     raise errors.DataError(f'{directory} is a file; give a directory.')
-  known = (shards.MANIFEST, _JOB, 'shard-')
+  known = (shards.MANIFEST, unfinished.JOB, 'shard-')
   foreign = sorted(
     name
     for name in _names(directory)
-    if name != _LOCK and not any(part in name for part in known)
+    if name != unfinished.LOCK and not any(part in name for part in known)
   )
   if foreign:
     raise errors.DataError(
@@ -294,15 +261,3 @@ def _replaceable(directory: pathlib.Path) -> None:
 
 def _names(directory: pathlib.Path) -> list[str]:
   return [path.name for path in directory.glob('*')]
-
-
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-  """Turns the operating system's errors into a ResourceError."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.ResourceError(
-      f'Cannot write {path}: {error.strerror or error}. Free space or choose'
-      ' a directory that you may write to.'
-    ) from error
