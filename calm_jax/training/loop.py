@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from calm_jax import errors, optimizers
+from calm_jax import errors, optimizers, partitioning
 from calm_jax.checkpoints import load, orbax_io
 from calm_jax.training import logs, signals, state, step
 
@@ -74,6 +73,7 @@ def train(
   seed: int = 0,
   checkpoints_to_keep: int | None = 3,
   initial_checkpoint_path: str | os.PathLike | None = None,
+  partitioner: partitioning.PjitPartitioner | None = None,
 ) -> state.TrainState:
   """Trains until `total_steps`, resuming from `model_dir` if it can.
 
@@ -96,12 +96,14 @@ def train(
     initial_checkpoint_path: any model that `checkpoints.load.load_model` reads.
       Only its parameters are used: steps count from 0 and the optimizer's
       accumulators are fresh.
+    partitioner: divides state and batches among devices; None trains on one.
 
   Returns:
     The final state.
 
   Raises:
-    ConfigError: the newest checkpoint is beyond total_steps.
+    ConfigError: the newest checkpoint is beyond total_steps, or a batch does
+      not divide among the devices.
     DataError: there is no model at initial_checkpoint_path, or of other sizes.
     NumericError: the loss or the gradient is not finite; checkpoints stay as
       they were at the last period.
@@ -109,15 +111,24 @@ def train(
   """
   model_dir = pathlib.Path(model_dir).absolute()
   store = orbax_io.CheckpointStore(model_dir, keep=checkpoints_to_keep)
+  partitioner = partitioner or partitioning.PjitPartitioner(
+    devices=jax.local_devices()[:1]
+  )
   train_state = _restore_or_create(
     store, objective, model.module, optimizer, batches, seed, total_steps,
-    initial_checkpoint_path,
+    initial_checkpoint_path, partitioner,
   )  # fmt: skip
+  train_step = objective.make_train_step(model.module, optimizer, seed)
   run = _Run(
     store=store,
-    train_step=objective.make_train_step(model.module, optimizer, seed),
+    train_step=partitioner.partition_step(
+      model.module, train_step, train_state
+    ),
     evaluate=objective.make_evaluator(model.module),
-    eval_batches=_without_counts(eval_batches),
+    eval_batches=tuple(
+      map(partitioner.put_batch, _without_counts(eval_batches))
+    ),
+    put_batch=partitioner.put_batch,
     periods=periods,
     total_steps=total_steps,
     logs=logs.RunLogs(model_dir, total_steps, int(train_state.step), objective),
@@ -138,8 +149,10 @@ def _restore_or_create(
   seed,
   total_steps,
   initial_checkpoint_path,
+  partitioner,
 ) -> state.TrainState:
   example = next(_batches_from(batches, 0))
+  partitioner.check_batch(example)
 
   def create(rng, initial_params):
     return objective.create_state(
@@ -149,7 +162,9 @@ def _restore_or_create(
   rng = jax.random.key(seed)
   latest = store.latest_step()
   if latest is None:
-    return create(rng, _initial_params(module, initial_checkpoint_path))
+    initial = _initial_params(module, initial_checkpoint_path)
+    initial = partitioner.place(module, initial)
+    return partitioner.create(module, create, rng, initial)
   if latest > total_steps:
     raise errors.ConfigError(
       f'total_steps must be at least {latest}, the step of the newest'
@@ -159,14 +174,14 @@ def _restore_or_create(
     lambda key: state.create(module, optimizer, key, example).params, rng
   )
   template = jax.eval_shape(create, rng, network)
-  return state.TrainState.from_dict(store.restore(latest, template.as_dict()))
+  restored = store.restore(latest, template.as_dict())
+  return state.TrainState(**partitioner.place(module, restored))
 
 
 def _initial_params(module, path):
   if path is None:
     return None
-  found = load.load_model(path, module.config)
-  return jax.tree.map(jnp.array, found.params)
+  return load.load_model(path, module.config).params
 
 
 def _batches_from(batches, start_step: int) -> Iterator[state.Batch]:
@@ -195,6 +210,7 @@ class _Run:
   evaluate: Callable[[Any, Sequence[state.Batch]], dict[str, float]]
   eval_batches: tuple[state.Batch, ...]
   periods: Periods
+  put_batch: Callable[[state.Batch], state.Batch]
   total_steps: int
   logs: logs.RunLogs
   shapes: set[tuple] = dataclasses.field(default_factory=set)
@@ -229,7 +245,7 @@ class _Run:
   def _dispatch(self, train_state, batch):
     shape = tuple(sorted((k, np.shape(v)) for k, v in batch.items()))
     started = time.monotonic()
-    result = self.train_step(train_state, batch)
+    result = self.train_step(train_state, self.put_batch(batch))
     if shape not in self.shapes:
       # The first call with these shapes returns once it has compiled.
       seconds = time.monotonic() - started

@@ -34,15 +34,6 @@ class TrainState:
       'step': self.step,
     }
 
-  @classmethod
-  def from_dict(cls, tree: dict[str, Any]) -> 'TrainState':
-    """Inverse of `as_dict`; copies the arrays into buffers of JAX's own.
-
-    A step donates its input, and XLA must not write into memory that the
-    checkpoint library may still hold.
-    """
-    return cls(**jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree))
-
 
 def create(
   module: nn.Module,
