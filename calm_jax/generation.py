@@ -20,7 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import beam_search, data_parallel, decoding, errors, models
+from calm_jax import (
+  beam_search,
+  data_parallel,
+  decoding,
+  errors,
+  models,
+  partitioning,
+)
 from calm_jax.checkpoints import bundle
 from calm_jax.data import arrays, vocabulary
 from calm_jax.early_exit import sampling
@@ -35,6 +42,7 @@ class Generation:
     text: the output.
     pieces: its tokens as shown to people, EOS left out. Another token that was
       asked to end the output is shown.
+    tokens: their ids.
     num_layers_used: decoder layers of each piece, 1..L.
     confidences: of each piece, at the layer where it left.
     log_prob: natural log-probability of the output, EOS included.
@@ -42,6 +50,7 @@ class Generation:
 
   text: str
   pieces: tuple[str, ...]
+  tokens: tuple[int, ...]
   num_layers_used: tuple[int, ...]
   confidences: tuple[float, ...]
   log_prob: float
@@ -68,6 +77,7 @@ class TextGenerator:
     inputs_length: int = 64,
     max_decode_length: int = 64,
     devices: Sequence[jax.Device] | None = None,
+    partitioner: partitioning.PjitPartitioner | None = None,
   ):
     """Puts the parameters on the devices.
 
@@ -75,6 +85,8 @@ class TextGenerator:
       model, params, tokenizer, inputs_length, max_decode_length: see above.
       devices: the rows of a batch are divided among them; all local ones if
         None.
+      partitioner: where its num_partitions is above 1, the parameters are
+        divided among its devices, and `devices` is not looked at.
 
     Raises:
       DataError: the vocabulary, or a classifier, belongs to another model.
@@ -87,9 +99,16 @@ class TextGenerator:
       )
     model.measure.check(model.config, params)
     self.model = model
-    self._rows = data_parallel.RowDivision(devices or jax.local_devices())
-    self.params = self._rows.replicate(params)
-    self._prepared = jax.jit(model.prepare)(self.params)
+    self._is_divided = (
+      partitioner is not None and partitioner.num_partitions > 1
+    )
+    self._rows = (
+      data_parallel.DividedModel(partitioner, model.module)
+      if self._is_divided
+      else data_parallel.RowDivision(devices or jax.local_devices())
+    )
+    self.params = self._rows.place(params)
+    self._prepared = jax.jit(self._prepare)(self.params)
     self.tokenizer = tokenizer
     self.inputs_length = inputs_length
     self.max_decode_length = max_decode_length
@@ -105,6 +124,14 @@ class TextGenerator:
         {'params': params}, tokens, method='encode'
       )
     )
+
+  def _prepare(self, params):
+    prepared = self.model.prepare(params)
+    if self._is_divided:
+      # The parts of a joined kernel would lie on other devices than the states
+      # that they make.
+      del prepared['joined']
+    return prepared
 
   def _traceable(self, params, prepared, tokens, thresholds, trace, **drawing):
     rows = {'tokens': tokens, 'thresholds': thresholds}
@@ -396,6 +423,7 @@ class TextGenerator:
     return Generation(
       text=self.tokenizer.decode(tokens[shown]),
       pieces=self.tokenizer.pieces(tokens[shown]),
+      tokens=tuple(tokens[shown].tolist()),
       num_layers_used=tuple(used.tolist()),
       confidences=(float('nan'),) * len(shown),
       log_prob=float(score),
@@ -444,6 +472,7 @@ class TextGenerator:
     return Generation(
       text=self.tokenizer.decode(tokens[shown]),
       pieces=self.tokenizer.pieces(tokens[shown]),
+      tokens=tuple(tokens[shown].tolist()),
       num_layers_used=tuple(result.num_layers_used[row][shown].tolist()),
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),

@@ -29,6 +29,7 @@ EXAMPLES = {
   'TRAIN_STEPS': '--gin.TRAIN_STEPS=10000',
   'CHECKPOINT_PATH': '--gin.CHECKPOINT_PATH=\'"runs/docstrings"\'',
   'DUMP_OUTPUT_DIR': '--gin.DUMP_OUTPUT_DIR=\'"runs/dump"\'',
+  'INFER_OUTPUT_DIR': '--gin.INFER_OUTPUT_DIR=\'"runs/infer"\'',
 }
 
 
@@ -111,7 +112,7 @@ def check_complete(root: Callable[..., Any] | str) -> None:
   for name in sorted(_macros_reached(root)):
     if name not in defined:
       undefined.append(name)
-    elif _is_required(defined[name]):
+    elif is_required(defined[name]):
       missing.append(name)
   if undefined:
     near = difflib.get_close_matches(undefined[0], list(defined), n=1)
@@ -127,7 +128,8 @@ def check_complete(root: Callable[..., Any] | str) -> None:
     )
 
 
-def _is_required(value: Any) -> bool:
+def is_required(value: Any) -> bool:
+  """Whether a macro's value is still %gin.REQUIRED."""
   return (
     isinstance(value, gin.config.ConfigurableReference)
     and value.scoped_selector == 'gin.REQUIRED/gin.constant'

@@ -22,6 +22,7 @@ STAGES = {
   'export': 'a checkpoint as a small, complete model folder',
   'dump': 'decode a split at a grid of thresholds',
   'calibrate': 'choose a threshold whose quality is guaranteed',
+  'infer': 'predict for a split or a file: JSONL with exits and confidences',
   'evaluate': 'quality, layers and speed of that threshold on test data',
   'report': 'one HTML page and figures',
   'study': 'confidence measures side by side: quality, layers, time',

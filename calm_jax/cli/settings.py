@@ -108,7 +108,7 @@ def settle(
   missing = []
   for setting in settings:
     value = getattr(args, setting.name)
-    if value is None and setting.macro in macros:
+    if value is None and _is_given(setting.macro, macros):
       value = setting.check(macros[setting.macro])
     elif value is None:
       value = setting.default
@@ -121,6 +121,14 @@ def settle(
     explained = '; '.join(f'--{x.name}: {x.help}' for x in missing)
     raise errors.ConfigError(f'Missing {names}. {explained}.')
   return values
+
+
+def _is_given(macro: str, macros: dict[str, Any]) -> bool:
+  if macro not in macros:
+    return False
+  from calm_jax.cli import gin_checks
+
+  return not gin_checks.is_required(macros[macro])
 
 
 def _macros(

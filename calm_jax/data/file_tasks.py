@@ -125,7 +125,9 @@ class FileTask:
     for number, row in _rows(path, (self.inputs, self.targets)):
       texts = [str(text).strip() for text in row]
       if not all(texts):
-        raise _broken(path, number, 'an input and a target that are not empty')
+        raise broken_line(
+          path, number, 'an input and a target that are not empty'
+        )
       yield texts[0], texts[1]
 
 
@@ -166,10 +168,15 @@ def _rows(
     raise errors.ConfigError(
       f'The file of a task must end in .tsv or .jsonl, got {path}.'
     )
-  yield from readers[path.suffix](path, _lines(path), columns)
+  yield from readers[path.suffix](path, lines(path), columns)
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+def lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+  """(number from 1, text without its end) of each line of a UTF-8 file.
+
+  Raises:
+    DataError: the file cannot be read, or a line is not UTF-8.
+  """
   try:
     content = path.read_bytes()
   except OSError as error:
@@ -181,7 +188,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     try:
       yield number, line.decode('utf-8').removesuffix('\r')
     except UnicodeDecodeError as error:
-      raise _broken(path, number, 'UTF-8') from error
+      raise broken_line(path, number, 'UTF-8') from error
 
 
 def _tsv_rows(path, lines: Iterable[tuple[int, str]], columns):
@@ -195,7 +202,9 @@ def _tsv_rows(path, lines: Iterable[tuple[int, str]], columns):
       if by_name:
         continue
     if len(fields) != len(names):
-      raise _broken(path, number, f'{len(names)} columns, got {len(fields)}')
+      raise broken_line(
+        path, number, f'{len(names)} columns, got {len(fields)}'
+      )
     yield number, tuple(fields[place] for place in places)
 
 
@@ -211,13 +220,16 @@ def _jsonl_rows(path, lines: Iterable[tuple[int, str]], columns):
       value = json.loads(line)
       texts = tuple(value[column] for column in columns)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-      raise _broken(path, number, f'an object with {columns}') from error
+      raise broken_line(path, number, f'an object with {columns}') from error
     if not all(isinstance(text, str) for text in texts):
-      raise _broken(path, number, f'text under {columns}')
+      raise broken_line(path, number, f'text under {columns}')
     yield number, texts
 
 
-def _broken(path: pathlib.Path, number: int, required: str) -> errors.DataError:
+def broken_line(
+  path: pathlib.Path, number: int, required: str
+) -> errors.DataError:
+  """The error of a line that does not hold what is required."""
   return errors.DataError(
     f'Line {number} of {path} must hold {required}. Mend the line or remove it.'
   )

@@ -125,12 +125,17 @@ def header(
       'num_mlp_inputs': len(config.mlp_activations),
     },
     exit_layers=generator.model.exit_layers.layers(config.num_decoder_layers),
-    versions={
-      'calm_jax': calm_jax.__version__,
-      **{x: importlib.metadata.version(x) for x in _PACKAGES},
-    },
+    versions=versions(),
     command=command,
   )
+
+
+def versions() -> dict[str, str]:
+  """Of calm_jax and of the packages that may change an output."""
+  return {
+    'calm_jax': calm_jax.__version__,
+    **{x: importlib.metadata.version(x) for x in _PACKAGES},
+  }
 
 
 def run(
@@ -187,7 +192,7 @@ def run(
   )
   job = partial.Job(
     header=manifest,
-    examples_digest=_examples_digest(ordered),
+    examples_digest=examples_digest(ordered),
     examples_per_shard=examples_per_shard,
     thresholds_per_pass=work.per_pass,
     rows=work.rows,
@@ -206,6 +211,7 @@ def run(
     return unfinished.complete(done, stopped)
 
 
-def _examples_digest(examples: Sequence[corpus.Example]) -> str:
+def examples_digest(examples: Sequence[corpus.Example]) -> str:
+  """Of ids and texts, in their order."""
   fields = [(x.example_id, x.inputs, x.targets) for x in examples]
   return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""`calm infer`: a model and texts in, T5X's JSONL files out."""
+
+import pathlib
+import shlex
+import sys
+
+from calm_jax import errors
+from calm_jax.cli import flags, loading, search, settings
+
+DESCRIPTION = """Predict for a whole split or text file, as T5X's infer does.
+
+  calm infer --split=test --calibration=calibration.json --output_dir=runs/infer
+  calm infer --input_file=lines.txt --threshold=0.9 --output_dir=runs/infer
+  calm infer --gin_file=gin/experiments/cnn_dm_small.gin \\
+    --gin_file=gin/runs/infer.gin --gin.CHECKPOINT_PATH='"runs/cnn_dm"' \\
+    --gin.INFER_OUTPUT_DIR='"runs/infer"'
+
+Each line of TASK-MODE.jsonl-00000-of-00001 holds an input, its prediction, and
+under aux the decoder layers (exits) and the confidence of every token.
+
+After an interruption the same command goes on at the first chunk that is not
+finished. SIGTERM ends the run after a chunk (exit code 143)."""
+
+_FULL_MODEL = 1.0
+
+SETTINGS = (
+  settings.Setting(
+    'output_dir',
+    'INFER_OUTPUT_DIR',
+    str,
+    settings.REQUIRED,
+    'folder of the results',
+  ),
+  loading.MODEL,
+  loading.TASK,
+  settings.Setting(
+    'split',
+    'SPLIT',
+    str,
+    'test',
+    'of the task: train, validation, calibration or test',
+    objects=True,  # As %MIXTURE_OR_TASK_SPLIT.
+  ),
+  settings.Setting(
+    'input_file',
+    'INFER_INPUT_FILE',
+    str,
+    None,
+    'UTF-8 file with a text a line, to be read as inputs of the task in place'
+    ' of its examples',
+  ),
+  settings.Setting(
+    'max_examples',
+    'MAX_EXAMPLES',
+    int,
+    None,
+    'the first examples only, which of a split are a random sample; all'
+    ' without it',
+    minimum=1,
+  ),
+  settings.Setting(
+    'mode',
+    'INFER_MODE',
+    str,
+    'predict_with_aux',
+    'predict_with_aux, or predict for the texts alone',
+  ),
+  settings.Setting(
+    'batch_size',
+    'INFER_BATCH_SIZE',
+    int,
+    32,
+    'texts decoded side by side',
+    minimum=1,
+  ),
+  settings.Setting(
+    'checkpoint_period',
+    'INFER_CHECKPOINT_PERIOD',
+    int,
+    10,
+    'batches of a chunk; an interruption costs at most the work on one chunk',
+    minimum=1,
+  ),
+  settings.Setting(
+    'shard_id',
+    'INFER_SHARD_ID',
+    int,
+    0,
+    'which share of the examples this process decodes',
+    minimum=0,
+  ),
+  settings.Setting(
+    'num_shards',
+    'INFER_NUM_SHARDS',
+    int,
+    1,
+    'shares that processes divide the examples into, a file each',
+    minimum=1,
+  ),
+  *search.settings_of(_FULL_MODEL),
+)
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings, --overwrite and --restart."""
+  settings.add_flags(parser, SETTINGS)
+  parser.add_argument(
+    '--overwrite',
+    action='store_true',
+    help='make a complete file anew, and replace it then',
+  )
+  parser.add_argument(
+    '--restart',
+    action='store_true',
+    help='begin anew where unfinished work could be taken up',
+  )
+
+
+def run(args) -> None:
+  """Writes a file for each task, complete or not at all.
+
+  Raises:
+    SystemExit: 143, after a signal; finished chunks are kept.
+    CalmError: as `search.check` and `inference.runner.run`.
+  """
+  chosen = settings.settle(args, SETTINGS)
+  search.check(chosen)
+  if chosen.input_file is not None and args.split is not None:
+    raise errors.ConfigError(
+      'Give either --input_file or --split: a text file has no splits.'
+    )
+  # Before the model is loaded, which takes seconds.
+  sources = _sources(chosen)
+  loaded = loading.load(chosen)
+  threshold = search.threshold_for(chosen, loaded, _FULL_MODEL)
+  for name, split, examples in sources:
+    _infer(args, chosen, loaded, threshold, (name, split, examples))
+
+
+def _sources(chosen) -> list[tuple[str, str, list]]:
+  """(name of the results, split, examples) of each task or of the file."""
+  from calm_jax.inference import records, sources
+
+  records.check_mode(chosen.mode)
+  if chosen.input_file is not None:
+    name = pathlib.Path(chosen.input_file).stem
+    return [(name, '', sources.read_file(chosen.input_file, chosen.task))]
+  return [
+    (task, chosen.split, sources.read_task(task, chosen.split))
+    for task in sources.task_names(chosen.task)
+  ]
+
+
+def _infer(args, chosen, loaded, threshold, source) -> None:
+  from calm_jax.inference import runner
+
+  name, split, examples = source
+  examples = examples[: chosen.max_examples]
+  examples = examples[chosen.shard_id :: chosen.num_shards]
+  generator = loaded.generator
+  decode = search.Search(chosen, generator, threshold)
+  setup = runner.Setup(
+    mode=chosen.mode,
+    threshold=threshold,
+    decoding=str(decode),
+    num_decodes=chosen.num_decodes,
+    max_decode_length=chosen.max_decode_length or generator.max_decode_length,
+    batch_size=chosen.batch_size,
+    batches_per_chunk=chosen.checkpoint_period,
+    shard_id=chosen.shard_id,
+    num_shards=chosen.num_shards,
+    model_digest=loaded.digest,
+    command=shlex.join(['calm', *sys.argv[1:]]),
+  )
+  job = runner.job(generator, setup, name, split, examples)
+  counts = runner.run(
+    generator,
+    decode,
+    examples,
+    job,
+    chosen.output_dir,
+    overwrite=args.overwrite,
+    restart=args.restart,
+  )
+  path = pathlib.Path(chosen.output_dir) / job.file_name
+  layers = counts.layers / max(counts.tokens, 1)
+  print(
+    f'Written: {counts.examples} examples to {path}; {layers:.2f} of'
+    f' {generator.model.config.num_decoder_layers} decoder layers per token'
+  )

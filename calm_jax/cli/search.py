@@ -1,0 +1,283 @@
+"""How outputs are chosen: flags of `calm generate` and `calm infer`.
+
+flags --> check --> threshold_for, Search --> outputs of texts
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from calm_jax import errors
+from calm_jax.cli import loading, settings
+
+if TYPE_CHECKING:
+  from calm_jax import generation
+
+
+def settings_of(default_threshold: float) -> tuple[settings.Setting, ...]:
+  """The settings, of a stage with that threshold where none is given."""
+  return (
+    settings.Setting(
+      'threshold',
+      'THRESHOLD',
+      float,
+      None,
+      'a token leaves at the first layer with this confidence; 1 is the full'
+      f' model; {default_threshold:g} without a calibration',
+    ),
+    *_OTHERS,
+  )
+
+
+_OTHERS = (
+  settings.Setting(
+    'calibration',
+    'CALIBRATION_FILE',
+    str,
+    None,
+    'JSON file of calm calibrate, whose threshold to use',
+  ),
+  settings.Setting(
+    'temperature',
+    'TEMPERATURE',
+    float,
+    None,
+    'draw tokens, with their logits divided by it; without it, and without'
+    ' --top_k and --top_p, the most probable token is taken',
+  ),
+  settings.Setting(
+    'top_k', 'SAMPLING_TOP_K', int, 0, 'draw from so many tokens; 0 for all'
+  ),
+  settings.Setting(
+    'top_p',
+    'TOP_P',
+    float,
+    0.0,
+    'draw from the tokens that together are so probable; 0 for all',
+  ),
+  settings.Setting(
+    'seed',
+    'SAMPLING_SEED',
+    int,
+    None,
+    'of the draws, from 0 to 2^32 - 1; 0 if absent',
+  ),
+  settings.Setting(
+    'num_decodes',
+    'NUM_DECODES',
+    int,
+    1,
+    'outputs per text; draws, or the best beams of --beam_size',
+    minimum=1,
+  ),
+  settings.Setting(
+    'beam_size',
+    'BEAM_SIZE',
+    int,
+    None,
+    'search with so many beams, with the full model, for the best output, or'
+    ' the best --num_decodes of them',
+    minimum=1,
+  ),
+  settings.Setting(
+    'alpha',
+    'BEAM_ALPHA',
+    float,
+    None,
+    'exponent of the length penalty of --beam_size; 0 for none, 0.6 if absent',
+  ),
+  settings.Setting(
+    'max_decode_length',
+    'MAX_DECODE_LENGTH',
+    int,
+    None,
+    'longest output in tokens; as the model says if absent',
+    minimum=1,
+  ),
+  settings.Setting('prompt', 'PROMPT', str, None, 'how every output begins'),
+)
+
+
+def check(chosen) -> None:
+  """Checks what was chosen, before a model is loaded.
+
+  Raises:
+    ConfigError: the threshold is outside [0, 1], or given twice; flags that do
+      not go together, or a number out of range.
+    DataError: a prompt that is not UTF-8.
+  """
+  _check_threshold(chosen)
+  _check_search(chosen)
+  sampler_for(chosen)
+  if chosen.prompt is not None:
+    check_is_text('The prompt', chosen.prompt)
+
+
+def _check_threshold(chosen) -> None:
+  if chosen.threshold is None:
+    return
+  if chosen.calibration is not None:
+    raise errors.ConfigError(
+      'Give either a threshold or a calibration, not both.'
+    )
+  if not 0.0 <= chosen.threshold <= 1.0:
+    raise errors.ConfigError(
+      f'The threshold must be in [0, 1], got {chosen.threshold}; 1 is the full'
+      ' model.'
+    )
+
+
+def _draws(chosen) -> bool:
+  return chosen.temperature is not None or bool(chosen.top_k or chosen.top_p)
+
+
+def _check_search(chosen) -> None:
+  """Raises ConfigError for what does not go together."""
+  if chosen.seed is not None and not _draws(chosen):
+    raise errors.ConfigError(
+      'A seed is for draws: add --temperature, --top_k or --top_p, or leave out'
+      ' --seed.'
+    )
+  if chosen.beam_size is not None:
+    _check_beams(chosen)
+  elif chosen.alpha is not None:
+    raise errors.ConfigError(
+      'alpha is the length penalty of a beam search: add --beam_size, or leave'
+      ' out --alpha.'
+    )
+  elif chosen.num_decodes > 1 and not _draws(chosen):
+    raise errors.ConfigError(
+      'num_decodes above 1 needs --temperature, --top_k, --top_p or'
+      ' --beam_size: without them all outputs are the same.'
+    )
+
+
+def _check_beams(chosen) -> None:
+  leaves_early = chosen.calibration is not None or (
+    chosen.threshold is not None and chosen.threshold < 1.0
+  )
+  if leaves_early or _draws(chosen):
+    raise errors.ConfigError(
+      'Beam search is for the full model alone: scores of different layers'
+      ' cannot be compared. Leave out --threshold (or give 1), --calibration,'
+      ' --temperature, --top_k and --top_p, or --beam_size.'
+    )
+  if chosen.num_decodes > chosen.beam_size:
+    raise errors.ConfigError(
+      f'num_decodes must be at most beam_size {chosen.beam_size}, got'
+      f' {chosen.num_decodes}: a search finds no more outputs than it has'
+      ' beams.'
+    )
+  if chosen.alpha is not None:
+    from calm_jax import beam_search
+
+    beam_search.check_alpha(chosen.alpha)
+
+
+def sampler_for(chosen):
+  """The sampler that the flags ask for, or None.
+
+  Raises:
+    ConfigError: a number out of range.
+  """
+  if not _draws(chosen):
+    return None
+  from calm_jax.early_exit import sampling
+
+  if chosen.seed is not None:
+    sampling.check_seed(chosen.seed)
+  return sampling.Sampler(
+    temperature=1.0 if chosen.temperature is None else chosen.temperature,
+    top_k=chosen.top_k,
+    top_p=chosen.top_p,
+  )
+
+
+def threshold_for(chosen, loaded: loading.LoadedModel, default: float) -> float:
+  """The threshold asked for, or the calibrated one of the same model.
+
+  Raises:
+    DataError: the calibration belongs to another model or configuration.
+  """
+  if chosen.beam_size is not None:
+    return 1.0
+  if chosen.calibration is None:
+    return default if chosen.threshold is None else chosen.threshold
+  from calm_jax import contracts
+
+  result = contracts.read_json(chosen.calibration, contracts.CalibrationResult)
+  loading.check_same_model(
+    loaded, result.dump, f'The calibration {chosen.calibration}'
+  )
+  return result.threshold
+
+
+def check_is_text(what: str, text: str) -> None:
+  """Raises DataError for text that came from bytes which were not UTF-8."""
+  # Python turns such bytes of the command line into lone surrogates, which
+  # some tasks would drop without a word.
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise errors.DataError(
+      f'{what} must be UTF-8; it is not, at character {error.start + 1}.'
+    ) from error
+
+
+class Search:
+  """Texts with their prefixes -> outputs of each, the best first."""
+
+  def __init__(
+    self, chosen, generator: 'generation.TextGenerator', threshold: float
+  ):
+    """Decodes nothing yet.
+
+    Args:
+      chosen: settings that `check` let pass.
+      generator: the model.
+      threshold: from `threshold_for`.
+    """
+    self._chosen = chosen
+    self._generator = generator
+    self._threshold = threshold
+    self._sampler = sampler_for(chosen)
+
+  def __call__(
+    self, texts: Sequence[str]
+  ) -> 'list[list[generation.Generation]]':
+    """Raises as `TextGenerator.generate_many` and `beam_search`."""
+    chosen = self._chosen
+    # Only what was given: the generator has its own defaults.
+    options = {'max_decode_length': chosen.max_decode_length}
+    if chosen.prompt is not None:
+      options['prompts'] = [chosen.prompt] * len(texts)
+    if chosen.beam_size is not None:
+      options['alpha'] = chosen.alpha
+      found = self._generator.beam_search(
+        texts, chosen.beam_size, **_given(options)
+      )
+      return [outputs[: chosen.num_decodes] for outputs in found]
+    return self._generator.generate_many(
+      texts,
+      chosen.num_decodes,
+      threshold=self._threshold,
+      sampler=self._sampler,
+      seed=chosen.seed or 0,
+      **_given(options),
+    )
+
+  def __str__(self) -> str:
+    """The search and all its knobs but the longest output."""
+    chosen = self._chosen
+    prompt = '' if chosen.prompt is None else f', prompt {chosen.prompt!r}'
+    if chosen.beam_size is not None:
+      alpha = 'default' if chosen.alpha is None else f'{chosen.alpha:g}'
+      how = f'best {chosen.num_decodes} of {chosen.beam_size} beams'
+      return f'{how}, alpha {alpha}{prompt}'
+    if self._sampler is None:
+      return f'greedy{prompt}'
+    how = f'{chosen.num_decodes} draws by {self._sampler}'
+    return f'{how}, seed {chosen.seed or 0}{prompt}'
+
+
+def _given(options: dict) -> dict:
+  return {name: x for name, x in options.items() if x is not None}

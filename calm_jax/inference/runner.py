@@ -1,0 +1,191 @@
+"""Runs a model over examples and writes T5X's JSONL, resumably.
+
+    examples --decode, batch by batch--> lines --results--> one file
+
+A signal ends the run between two chunks; a killed run is taken up after the
+last chunk that it finished.
+"""
+
+import dataclasses
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+from tqdm import auto as tqdm
+
+from calm_jax import generation
+from calm_jax.data import corpus
+from calm_jax.dump import runner as dump_runner
+from calm_jax.inference import records, results
+from calm_jax.training import signals
+
+# Texts with their prefixes -> outputs of each, the best first. What a text
+# gives may not depend on its neighbours.
+Decode = Callable[[Sequence[str]], list[list[generation.Generation]]]
+
+_SAVED_AFTER_SIGNAL = 143
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+  """How a run goes, whatever the texts; see `results.Job`."""
+
+  mode: str
+  threshold: float
+  decoding: str
+  num_decodes: int
+  max_decode_length: int
+  batch_size: int
+  batches_per_chunk: int
+  shard_id: int = 0
+  num_shards: int = 1
+  model_digest: str
+  command: str
+
+
+def job(
+  generator: generation.TextGenerator,
+  setup: Setup,
+  task: str,
+  split: str,
+  examples: Sequence[corpus.Example],
+) -> results.Job:
+  """The job of a run over `examples`, which are those of its share.
+
+  Raises:
+    ConfigError: a mode that is none, a share that is none, or a task whose name
+      cannot be that of a file.
+  """
+  records.check_mode(setup.mode)
+  return results.Job(
+    **dataclasses.asdict(setup),
+    task=task,
+    split=split,
+    inputs_length=generator.inputs_length,
+    num_examples=len(examples),
+    examples_digest=dump_runner.examples_digest(examples),
+    measure=repr(generator.model.measure),
+    threshold_schedule=repr(generator.model.threshold_schedule),
+    config_digest=dump_runner.config_digest(generator),
+    versions=dump_runner.versions(),
+  )
+
+
+def run(
+  generator: generation.TextGenerator,
+  decode: Decode,
+  examples: Sequence[corpus.Example],
+  job: results.Job,
+  output_dir: str | os.PathLike,
+  *,
+  overwrite: bool = False,
+  restart: bool = False,
+) -> results.Counts:
+  """Decodes what is not decoded yet, and completes the file.
+
+  Called again after whatever ended it, it goes on after the last finished
+  chunk; the file is that of a run without interruption, byte for byte. Where
+  the file is complete already, nothing is done.
+
+  Args:
+    generator: checks and counts the texts' tokens.
+    decode: the model.
+    examples: of the job's share, in the order of the lines.
+    job: from `job`.
+    output_dir, overwrite, restart: as for `results.Results`.
+
+  Returns:
+    What the file holds.
+
+  Raises:
+    SystemExit: 143, after a SIGTERM or SIGINT; the chunk is finished first.
+    DataError: an empty text; results of other settings are there.
+    NumericError: the model computes NaN.
+    ResourceError: the folder cannot be written.
+  """
+  with results.Results(
+    output_dir, job, overwrite=overwrite, restart=restart
+  ) as unfinished:
+    if unfinished.counts is not None:
+      return unfinished.counts
+    if examples:
+      # Texts that no model can read are found before any is decoded, and those
+      # that are too long are counted once.
+      generator.encode([x.inputs for x in examples])
+    chunks = list(_slices(examples, job.batch_size * job.batches_per_chunk))
+    with signals.StopRequest() as stop:
+      for index, chunk in _progress(chunks, job, unfinished):
+        unfinished.put(index, *_lines(decode, chunk, job, len(examples)))
+        if stop.received is not None and index + 1 < len(chunks):
+          _leave(stop.received, index + 1, len(chunks))
+    return unfinished.complete(len(chunks))
+
+
+def _progress(
+  chunks: Sequence[Sequence[corpus.Example]],
+  job: results.Job,
+  unfinished: results.Results,
+) -> Iterator[tuple[int, Sequence[corpus.Example]]]:
+  """Chunks that are still to be made, with their numbers and a bar."""
+  taken_up = 0
+  with tqdm.tqdm(
+    total=job.num_examples, desc=f'infer {job.task}', unit='example'
+  ) as bar:
+    for index, chunk in enumerate(chunks):
+      if unfinished.has(index):
+        taken_up += len(chunk)
+        bar.set_postfix_str(f'{taken_up} taken up from before')
+      else:
+        yield index, chunk
+      bar.update(len(chunk))
+
+
+def _leave(received, done: int, num_chunks: int) -> None:
+  print(
+    f'{received.name}: finished chunk {done} of {num_chunks}; the same command'
+    ' goes on there.',
+    file=sys.stderr,
+  )
+  raise SystemExit(_SAVED_AFTER_SIGNAL)
+
+
+def _lines(
+  decode: Decode,
+  chunk: Sequence[corpus.Example],
+  job: results.Job,
+  num_examples: int,
+) -> tuple[bytes, results.Counts]:
+  # Few texts need no rows beside them.
+  rows = min(job.batch_size, num_examples)
+  lines, tokens, layers = [], 0, 0
+  for batch in _slices(chunk, job.batch_size):
+    for example, outputs in zip(
+      batch, _decoded(decode, batch, rows), strict=True
+    ):
+      lines.append(
+        records.line(example, outputs, job.mode, many=job.num_decodes > 1)
+      )
+      for used in (output.num_layers_used for output in outputs):
+        tokens += sum(x > 0 for x in used)
+        layers += sum(used)
+  return b''.join(lines), results.Counts(len(chunk), tokens, layers)
+
+
+def _decoded(
+  decode: Decode, batch: Sequence[corpus.Example], rows: int
+) -> list[list[generation.Generation]]:
+  texts = [example.inputs for example in batch]
+  # One shape, one compilation: the last text fills up the last batch.
+  texts += texts[-1:] * (rows - len(texts))
+  with warnings.catch_warnings():
+    # Said once, of all texts.
+    warnings.filterwarnings('ignore', message='.* texts are longer than')
+    return decode(texts)[: len(batch)]
+
+
+def _slices(
+  examples: Sequence[corpus.Example], size: int
+) -> Iterator[Sequence[corpus.Example]]:
+  for start in range(0, len(examples), size):
+    yield examples[start : start + size]

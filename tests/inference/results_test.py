@@ -1,0 +1,181 @@
+"""T5X's files of an inference run, taken up by the same job and no other."""
+
+import dataclasses
+import os
+
+import pytest
+
+from calm_jax import errors
+from calm_jax.inference import results
+
+JOB = results.Job(
+  task='task',
+  mode='predict',
+  split='test',
+  threshold=0.9,
+  decoding='greedy',
+  num_decodes=1,
+  inputs_length=8,
+  max_decode_length=6,
+  shard_id=1,
+  num_shards=3,
+  num_examples=6,
+  batch_size=2,
+  batches_per_chunk=1,
+  measure='SoftmaxTopTwoGap()',
+  threshold_schedule='ConstantThreshold()',
+  examples_digest='e',
+  model_digest='m',
+  config_digest='c',
+  versions={'jax': '1'},
+  command='calm infer',
+)
+NAME = 'task-predict.jsonl-00001-of-00003'
+TMP = 'tmp-task-00001-of-00003'
+
+
+class Killed(BaseException):
+  pass
+
+
+def work(directory, job=JOB, *, kill_after=99, **kwargs):
+  """Makes three chunks as a run does; returns the numbers of those made."""
+  made = []
+  with results.Results(directory, job, **kwargs) as unfinished:
+    if unfinished.counts is not None:
+      return made
+    for index in range(3):
+      if not unfinished.has(index):
+        if len(made) == kill_after:
+          raise Killed
+        lines = f'{{"line": {index}}}\n'.encode() * 2
+        unfinished.put(index, lines, results.Counts(2, 10, 10 + index))
+        made.append(index)
+    unfinished.complete(3)
+  return made
+
+
+def content_of(directory):
+  return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def kill(directory, after):
+  with pytest.raises(Killed):
+    work(directory, kill_after=after)
+
+
+def test_names_are_t5xs(tmp_path):
+  kill(tmp_path, 1)
+  chunk = f'{NAME}-chunk00000'
+  assert os.listdir(tmp_path) == [TMP]
+  assert set(os.listdir(tmp_path / TMP)) == {
+    *(chunk, f'{chunk}.COMPLETED'),
+    *('job.json', 'lock'),
+  }
+  assert work(tmp_path) == [1, 2]
+  assert set(os.listdir(tmp_path)) == {NAME, f'{NAME}.COMPLETED'}
+
+
+@pytest.mark.parametrize('after', [0, 1, 2])
+def test_an_interruption_changes_no_byte(after, tmp_path):
+  work(tmp_path / 'once')
+  lines = (tmp_path / 'once' / NAME).read_text().split()
+  assert len(lines) == 12 and lines[::4] == ['{"line":'] * 3
+  kill(tmp_path / 'twice', after)
+  assert work(tmp_path / 'twice') == list(range(after, 3))
+  assert content_of(tmp_path / 'twice') == content_of(tmp_path / 'once')
+
+
+@pytest.mark.parametrize(
+  'left',
+  [
+    lambda chunk, marker: marker.unlink(),
+    lambda chunk, marker: chunk.unlink(),
+    lambda chunk, marker: chunk.write_bytes(chunk.read_bytes()[:-1]),
+    lambda chunk, marker: marker.write_text('{'),
+    lambda chunk, marker: (chunk.parent / '.x.1.tmp').write_text('half'),
+  ],
+)
+def test_what_is_not_finished_is_made_again(left, tmp_path):
+  work(tmp_path / 'once')
+  kill(tmp_path / 'twice', 2)
+  chunk = tmp_path / 'twice' / TMP / f'{NAME}-chunk00001'
+  left(chunk, chunk.with_name(chunk.name + '.COMPLETED'))
+  made = work(tmp_path / 'twice')
+  assert 2 in made and 0 not in made
+  assert content_of(tmp_path / 'twice') == content_of(tmp_path / 'once')
+
+
+@pytest.mark.parametrize('field', [x.name for x in dataclasses.fields(JOB)])
+def test_other_settings_are_refused_half_way_and_at_the_end(field, tmp_path):
+  value = getattr(JOB, field)
+  other = {
+    str: lambda: value + '2',
+    int: lambda: value + 1,
+    float: lambda: value / 2,
+    dict: lambda: {'jax': '2'},
+  }[type(value)]()
+  job = dataclasses.replace(JOB, **{field: other})
+  kill(tmp_path, 1)
+  if field in ('task', 'shard_id', 'num_shards', 'command'):
+    # Other files, or no other bytes.
+    assert work(tmp_path, job) == ([1, 2] if field == 'command' else [0, 1, 2])
+    return
+  said = rf'other settings \({field}\); {field} was .* and is now'
+  with pytest.raises(errors.DataError, match=said):
+    work(tmp_path, job)
+  assert work(tmp_path) == [1, 2], 'it was left as it was'
+  if field == 'mode':  # T5X's modes share a folder, but no file.
+    return
+  with pytest.raises(errors.DataError, match=rf'is complete.*\({field}\)'):
+    work(tmp_path, job)
+  assert work(tmp_path, job, overwrite=True) == [0, 1, 2]
+
+
+def test_a_complete_file_is_left_alone(tmp_path):
+  work(tmp_path)
+  before = content_of(tmp_path)
+  assert work(tmp_path) == []
+  # As left by a kill between the marker and the removal.
+  (tmp_path / TMP).mkdir()
+  assert work(tmp_path) == [] and content_of(tmp_path) == before
+
+
+def test_overwriting_keeps_the_old_file_until_the_new_one_is_complete(tmp_path):
+  work(tmp_path)
+  before = content_of(tmp_path)
+  with pytest.raises(Killed):
+    work(tmp_path, overwrite=True, kill_after=2)
+  assert {x: (tmp_path / x).read_bytes() for x in before} == before
+  assert work(tmp_path, overwrite=True) == [2]
+  assert content_of(tmp_path) == before
+
+
+def test_restart_begins_anew_with_other_settings(tmp_path):
+  kill(tmp_path, 2)
+  other = dataclasses.replace(JOB, threshold=0.5)
+  assert work(tmp_path, other, restart=True) == [0, 1, 2]
+
+
+def test_counts_are_summed_also_over_chunks_of_an_earlier_run(tmp_path):
+  kill(tmp_path, 2)
+  work(tmp_path)
+  with results.Results(tmp_path, JOB) as found:
+    assert found.counts == results.Counts(6, 30, 33)
+
+
+def test_two_processes_do_not_write_the_same_file(tmp_path):
+  with results.Results(tmp_path, JOB):
+    with pytest.raises(errors.ResourceError, match='Another process'):
+      work(tmp_path)
+
+
+@pytest.mark.parametrize('task', ['a/b', '../a', '', 'a\\b', 'a\0'])
+def test_a_name_that_leads_out_of_the_folder_is_refused(task):
+  with pytest.raises(errors.ConfigError, match='without slashes'):
+    dataclasses.replace(JOB, task=task)
+
+
+def test_a_share_must_be_one_of_them():
+  with pytest.raises(errors.ConfigError, match='from 0 to num_shards - 1 = 2'):
+    dataclasses.replace(JOB, shard_id=3)
