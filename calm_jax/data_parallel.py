@@ -1,8 +1,9 @@
-"""Rows of a batch on several devices, each by itself.
+"""Rows of a batch on several devices.
 
-Every device decodes its share of the rows in a loop of its own: nothing is
-exchanged between them until all are done, so that none waits for the exits of
-another's tokens.
+Where a device holds the whole model, it decodes its share of the rows in a loop
+of its own: nothing is exchanged until all are done, so that none waits for the
+exits of another's tokens. A model that is divided among devices is decoded in
+one loop of them all.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax import sharding
+
+from calm_jax import partitioning
 
 _ROWS = sharding.PartitionSpec('data')
 _REPLICATED = sharding.PartitionSpec()
@@ -27,15 +31,14 @@ class RowDivision:
     self.num_devices = len(devices)
     self._mesh = sharding.Mesh(np.array(devices), ('data',))
 
-  def replicate(self, tree: Any) -> Any:
-    """The tree on every device."""
-    return jax.device_put(tree, sharding.NamedSharding(self._mesh, _REPLICATED))
+  def place(self, params: Any) -> Any:
+    """The parameters on every device."""
+    everywhere = sharding.NamedSharding(self._mesh, _REPLICATED)
+    return jax.device_put(params, everywhere)
 
   def pad(self, rows: np.ndarray) -> np.ndarray:
     """[n, ...] -> rows of zeros appended, so that devices have equal shares."""
-    rows = np.asarray(rows)
-    missing = -len(rows) % self.num_devices
-    return np.pad(rows, ((0, missing), *((0, 0),) * (rows.ndim - 1)))
+    return _pad(rows, self.num_devices)
 
   def divide(
     self, function: Callable[[Any, Any], Any]
@@ -59,3 +62,43 @@ class RowDivision:
       # Loops of different lengths carry what is the same on no two devices.
       check_vma=False,
     )
+
+
+class DividedModel:
+  """Rows over the mesh's axis 'data', parameters over 'model'.
+
+  The same interface as `RowDivision`.
+  """
+
+  def __init__(
+    self, partitioner: partitioning.PjitPartitioner, module: nn.Module
+  ):
+    self._partitioner = partitioner
+    self._module = module
+    self._rows = sharding.NamedSharding(partitioner.mesh, _ROWS)
+
+  def place(self, params: Any) -> Any:
+    """The parameters, divided as for training."""
+    return self._partitioner.place(self._module, params)
+
+  def pad(self, rows: np.ndarray) -> np.ndarray:
+    """[n, ...] -> rows of zeros appended, so that shares are equal."""
+    return _pad(rows, self._partitioner.mesh.shape[partitioning.DATA])
+
+  def divide(
+    self, function: Callable[[Any, Any], Any]
+  ) -> Callable[[Any, Any], Any]:
+    """`function(common, rows)`, its rows divided; XLA places the rest."""
+
+    def divided(common, rows):
+      return function(
+        common, jax.lax.with_sharding_constraint(rows, self._rows)
+      )
+
+    return divided
+
+
+def _pad(rows: np.ndarray, shares: int) -> np.ndarray:
+  rows = np.asarray(rows)
+  missing = -len(rows) % shares
+  return np.pad(rows, ((0, missing), *((0, 0),) * (rows.ndim - 1)))

@@ -72,7 +72,7 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
       'The gin files describe a model, so a checkpoint of it is required, for'
       ' example --model=runs/docstrings.'
     )
-  from calm_jax import generation
+  from calm_jax import generation, partitioning
   from calm_jax.checkpoints import digests, load
   from calm_jax.cli import gin_setup
   from calm_jax.data import vocabulary
@@ -89,6 +89,7 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
     else vocabulary.default_tokenizer(),
     inputs_length=lengths.get('inputs', 64),
     max_decode_length=lengths.get('targets', 64),
+    partitioner=gin_setup.configured(partitioning.PjitPartitioner)(),
   )
   return LoadedModel(generator, digests.model_digest(found.params))
 
