@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -83,6 +85,32 @@ def test_an_interruption_changes_no_byte(after, tmp_path):
   assert len(lines) == 12 and lines[::4] == ['{"line":'] * 3
   kill(tmp_path / 'twice', after)
   assert work(tmp_path / 'twice') == list(range(after, 3))
+  assert content_of(tmp_path / 'twice') == content_of(tmp_path / 'once')
+
+
+def test_fault_55_a_killed_process_leaves_what_it_had_finished(tmp_path):
+  """SIGKILL, so that nothing of ours can tidy up."""
+  program = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import results_test as t
+unfinished = t.results.Results({str(tmp_path / 'twice')!r}, t.JOB)
+unfinished.put(0, b'{{"line": 0}}\\n' * 2, t.results.Counts(2, 10, 10))
+print('written', flush=True)
+sys.stdin.read()
+"""
+  with subprocess.Popen(
+    [sys.executable, '-c', program],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == 'written\n'
+    with pytest.raises(errors.ResourceError, match='Another process'):
+      work(tmp_path / 'twice')
+    process.kill()
+  assert work(tmp_path / 'twice') == [1, 2]
+  work(tmp_path / 'once')
   assert content_of(tmp_path / 'twice') == content_of(tmp_path / 'once')
 
 
