@@ -46,6 +46,7 @@ ROOMS = (
   'data',
   'checkpoints',
   'training',
+  't5x_models',
   'data_parallel',
   'generation',
   'dump',

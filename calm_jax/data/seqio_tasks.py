@@ -188,10 +188,7 @@ def _prepare(name: str, split: str, vocab_size: int | None = None) -> None:
   """Registers our tasks where `name` is one; checks that all fits."""
   import seqio
 
-  if (task := task_registry.find(name)) is not None:
-    task.add_to_seqio()
-  elif not _is_registered(name):
-    register()
+  add_to_seqio(name)
   _check_names(name, split)
   features = seqio.get_mixture_or_task(name).output_features
   needed = max(x.vocabulary.vocab_size for x in features.values())
@@ -201,6 +198,14 @@ def _prepare(name: str, split: str, vocab_size: int | None = None) -> None:
       f'VOCAB_SIZE must be at least {needed}, the size of the vocabulary of'
       f' {name}, got {vocab_size}.'
     )
+
+
+def add_to_seqio(name: str) -> None:
+  """Makes a task of ours known to seqio, anew; leaves those that are not."""
+  if (task := task_registry.find(name)) is not None:
+    task.add_to_seqio()
+  elif not _is_registered(name):
+    register()
 
 
 def _dataset(name: str, lengths: Mapping[str, int], split: str, **options):

@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from calm_jax import consistency_losses, cross_entropy, errors, optimizers
 from calm_jax.early_exit import classifiers as classifiers_lib
+from calm_jax.t5 import network
 from calm_jax.training import classifier_metrics, metrics, state, step
 
 
@@ -83,17 +84,7 @@ class ClassifierObjective:
         ' INITIAL_CHECKPOINT_PATH, for example'
         ' --gin.INITIAL_CHECKPOINT_PATH=\'"runs/docstrings_model"\'.'
       )
-    config = module.config
-    fresh = {
-      kind.name: classifiers_lib.init_params(
-        kind,
-        # By name: what a classifier starts from does not depend on the others.
-        jax.random.fold_in(rng, zlib.crc32(kind.name.encode())),
-        config.emb_dim,
-        config.num_decoder_layers,
-      )
-      for kind in self.classifiers
-    }
+    fresh = init_classifiers(self.classifiers, rng, module.config)
     return state.TrainState(
       step=jnp.zeros([], jnp.int32),
       params={**initial_params, classifiers_lib.PARAMS: fresh},
@@ -107,11 +98,12 @@ class ClassifierObjective:
 
     def train_step(train_state, batch):
       rng = jax.random.fold_in(jax.random.key(seed), train_state.step)
-      trained = train_state.params[classifiers_lib.PARAMS]
-      seen = _observe(module, train_state.params, batch)
+      params = train_state.params
+      trained = params[classifiers_lib.PARAMS]
 
       def loss_fn(trained):
-        losses = self._losses(trained, *seen, rng)
+        all_params = {**params, classifiers_lib.PARAMS: trained}
+        losses = self.losses(module, all_params, batch, rng)
         return sum(losses.values()), losses
 
       gradients, losses = jax.grad(loss_fn, has_aux=True)(trained)
@@ -119,7 +111,7 @@ class ClassifierObjective:
         gradients, train_state.opt_state, trained
       )
       trained = optax.apply_updates(trained, updates)
-      params = {**train_state.params, classifiers_lib.PARAMS: trained}
+      params = {**params, classifiers_lib.PARAMS: trained}
       sums = {
         'steps': jnp.float32(1),
         'loss': sum(losses.values()),
@@ -131,8 +123,21 @@ class ClassifierObjective:
 
     return jax.jit(train_step, donate_argnums=0)
 
+  def losses(
+    self, module: nn.Module, params: Any, batch: state.Batch, rng: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The loss of each classifier, by name; the network gets no gradient.
+
+    Args:
+      module: `t5.network.Transformer`.
+      params: the network's parameters, and the classifiers'.
+      batch: T5X's decoder features, [batch, length] each.
+      rng: key of this step, for `skip_prob`.
+    """
+    seen = _observe(module, jax.lax.stop_gradient(params), batch)
+    return self._losses(params[classifiers_lib.PARAMS], *seen, rng)
+
   def _losses(self, trained, hidden, labels, weights, rng) -> dict:
-    """The loss of each classifier."""
     every_layer = jnp.broadcast_to(weights, labels.shape)
     if self.skip_prob:
       hidden, reached = skipped_states(hidden, rng, self.skip_prob)
@@ -223,6 +228,22 @@ class ClassifierObjective:
       for kind in self.classifiers
       for metric in ('auroc', 'f1')
     ]
+
+
+def init_classifiers(
+  kinds: Sequence[Any], rng: jax.Array, config: network.T5Config
+) -> dict[str, Any]:
+  """Fresh parameters of classifiers, by name."""
+  return {
+    kind.name: classifiers_lib.init_params(
+      kind,
+      # By name: what a classifier starts from does not depend on the others.
+      jax.random.fold_in(rng, zlib.crc32(kind.name.encode())),
+      config.emb_dim,
+      config.num_decoder_layers,
+    )
+    for kind in kinds
+  }
 
 
 def _observe(module, params, batch):
