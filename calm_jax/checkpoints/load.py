@@ -12,6 +12,7 @@ from calm_jax.checkpoints import (
   bundle,
   from_huggingface,
   from_t5x,
+  from_t5x_orbax,
   orbax_io,
   param_trees,
 )
@@ -99,6 +100,8 @@ def _load_checkpoint(
     )
   if (checkpoint / 'checkpoint').is_file():
     return LoadedModel(from_t5x.load_params(checkpoint, config), config)
+  if from_t5x_orbax.is_checkpoint(checkpoint):
+    return LoadedModel(from_t5x_orbax.load_params(checkpoint, config), config)
   params = orbax_io.restore_params(checkpoint)
   named = param_trees.of_network(param_trees.flatten(params))
   param_trees.check_same(
