@@ -88,7 +88,7 @@ def run(args) -> None:
     path = folder / f'{split}_dump'
     dump.write_dump(
       loaded,
-      task=chosen.task,
+      loading.load_examples(chosen.task, split),
       split=split,
       max_examples=count,
       thresholds=None,

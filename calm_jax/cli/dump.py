@@ -1,5 +1,6 @@
 """`calm dump`: a model and a split in, a dump out."""
 
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -8,13 +9,16 @@ from calm_jax import errors
 from calm_jax.cli import flags, loading, settings
 
 if TYPE_CHECKING:
+  from calm_jax.data import task_examples
   from calm_jax.dump import runner
 
 DESCRIPTION = """Decode a split at a grid of thresholds and keep what happened.
 
   calm dump --split=calibration --output_dir=runs/calibration_dump
   calm dump --split=test --output_dir=runs/test_dump
+  calm dump --split=calibration,test --output_dir=runs/dump
 
+The third command writes both, into runs/dump/calibration and runs/dump/test.
 The dump is all that calm calibrate needs; it can be moved to a machine without
 an accelerator. After an interruption, the same command resumes it.
 
@@ -36,7 +40,8 @@ SETTINGS = (
     'SPLIT',
     str,
     'calibration',
-    'train, validation, calibration or test',
+    'train, validation, calibration or test; several, as calibration,test, are'
+    ' dumped into folders of their names below output_dir',
   ),
   settings.Setting(
     'max_examples',
@@ -53,6 +58,7 @@ SETTINGS = (
     None,
     'such as 1,0.9,0.5: descending, starting with 1, the full model; without'
     ' it, from 1 to 0, finer near 1',
+    objects=True,  # As (1.0, 0.9, 0.5).
   ),
   settings.Setting(
     'examples_per_shard',
@@ -109,30 +115,49 @@ def add_flags(parser: flags.Parser) -> None:
 
 
 def run(args) -> None:
-  """Writes the dump, complete or not at all.
+  """Writes the dump of each split, complete or not at all.
 
   Raises:
-    CalmError: as `dump.runner.run`.
+    CalmError: as `write_dump`.
   """
   chosen = settings.settle(args, SETTINGS)
   # Before the model is loaded, which takes seconds.
   thresholds = parse_thresholds(chosen.thresholds)
   check_stopping(chosen)
-  manifest = write_dump(
-    loading.load(chosen),
-    task=chosen.task,
-    split=chosen.split,
-    max_examples=chosen.max_examples,
-    thresholds=thresholds,
-    output_dir=chosen.output_dir,
-    overwrite=args.overwrite,
-    restart=args.restart,
-    examples_per_shard=chosen.examples_per_shard,
-    stopping=stopping(chosen),
-  )
-  if manifest.stopped:
-    print(f'Stopped at {manifest.thresholds[-1]:g}: {manifest.stopped}')
-  print(f'Written: {manifest.num_examples} examples to {chosen.output_dir}')
+  folders = folders_of(chosen.split, chosen.output_dir)
+  examples = {
+    split: loading.load_examples(chosen.task, split, verbose=args.v > 0)
+    for split in folders
+  }
+  loaded = loading.load(chosen)
+  for split, folder in folders.items():
+    manifest = write_dump(
+      loaded,
+      examples[split],
+      split=split,
+      max_examples=chosen.max_examples,
+      thresholds=thresholds,
+      output_dir=folder,
+      overwrite=args.overwrite,
+      restart=args.restart,
+      examples_per_shard=chosen.examples_per_shard,
+      stopping=stopping(chosen),
+    )
+    if manifest.stopped:
+      print(f'Stopped at {manifest.thresholds[-1]:g}: {manifest.stopped}')
+    print(f'Written: {manifest.num_examples} examples to {folder}')
+
+
+def folders_of(split: str, output_dir: str) -> dict[str, str]:
+  """Split -> folder: output_dir, or one below it for each of several.
+
+  >>> folders_of('calibration,test', 'dump')
+  {'calibration': 'dump/calibration', 'test': 'dump/test'}
+  """
+  names = [name.strip() for name in split.split(',')]
+  if len(names) == 1:
+    return {names[0]: output_dir}
+  return {name: os.path.join(output_dir, name) for name in names}
 
 
 def check_stopping(chosen) -> None:
@@ -181,8 +206,8 @@ def stopping(chosen) -> 'runner.Stopping | None':
 
 def write_dump(
   loaded: loading.LoadedModel,
+  found: 'task_examples.TaskExamples',
   *,
-  task: str,
   split: str,
   max_examples: int | None,
   thresholds: tuple[float, ...] | None,
@@ -196,7 +221,8 @@ def write_dump(
 
   Args:
     loaded: the model.
-    task, split: whose examples are decoded.
+    found: its examples.
+    split: what they are of their task.
     max_examples: the first so many; all if None.
     thresholds: descending from 1; `runner.DEFAULT_THRESHOLDS` if None.
     output_dir: where the dump will be.
@@ -206,13 +232,11 @@ def write_dump(
   Raises:
     CalmError: as `dump.runner.run`.
   """
-  from calm_jax.data import task_examples
   from calm_jax.dump import runner
 
-  found = task_examples.load(task, split)
   header = runner.header(
     loaded.generator,
-    task=task,
+    task=found.info.name,
     split=split,
     metric=found.info.metric,
     thresholds=thresholds or runner.DEFAULT_THRESHOLDS,
@@ -232,23 +256,26 @@ def write_dump(
   )
 
 
-def parse_thresholds(text: str | None) -> tuple[float, ...] | None:
+def parse_thresholds(given) -> tuple[float, ...] | None:
   """'1,0.9,0.5' -> (1.0, 0.9, 0.5), in this order, with a warning if needed.
+
+  Gin's (1.0, 0.9, 0.5) is taken as well, and None for the default grid.
 
   Raises:
     ConfigError: not numbers, or not a grid that a dump may have.
   """
-  if text is None:
+  if given is None:
     return None
   try:
-    grid = tuple(float(x) for x in text.split(','))
-  except ValueError:
+    values = given.split(',') if isinstance(given, str) else given
+    grid = tuple(float(x) for x in values)
+  except (TypeError, ValueError):
     grid = ()
   # Written so that NaN fails it.
   if 1.0 not in grid or not all(0.0 <= value <= 1.0 for value in grid):
     raise errors.ConfigError(
       'thresholds must be numbers from 1 (the full model) down to at least 0,'
-      f' joined by commas, got {text!r}.'
+      f' joined by commas, got {given!r}.'
     )
   from calm_jax.calibration import grids
 

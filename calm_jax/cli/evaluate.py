@@ -24,6 +24,7 @@ SETTINGS = (
     str,
     settings.REQUIRED,
     'dump of the test split, as calm dump wrote it',
+    reads=(loading.TASK.macro,),
   ),
   settings.CALIBRATION,
   settings.Setting(
@@ -88,6 +89,7 @@ def run(args) -> None:
     CalmError: as `evaluation.evaluate`.
   """
   chosen = settings.settle(args, SETTINGS)
+  loading.register_task(chosen.gin_macros)
   from calm_jax import contracts
   from calm_jax.dump import reader
   from calm_jax.report import table
@@ -154,7 +156,7 @@ def evaluate_dump(
       generator, data, calibration, batch_size, timed_examples, timed_repeats
     ),
     pieces=generator.tokenizer.pieces,
-    # A file's task is known only where its gin file was read.
+    # A task of the user's is known only where its gin file was read.
     baselines=info
     and {info.baseline: [info.baseline_prediction(x) for x in data.sources]},
     calibration_dump=calibration_dump,

@@ -5,13 +5,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calm_jax import errors
 from calm_jax.cli import settings
 
 if TYPE_CHECKING:
   from calm_jax import generation
+  from calm_jax.data import task_examples
 
 MODEL = settings.Setting(
   'model',
@@ -20,6 +21,7 @@ MODEL = settings.Setting(
   None,
   'folder of a model, or with --gin_file a MODEL_DIR or checkpoint, of T5X or'
   ' Hugging Face too; without it, the model that ships with calm_jax',
+  reads=('MODEL', 'TASK_FEATURE_LENGTHS', 'VOCABULARY_PATH'),
 )
 TASK = settings.Setting(
   'task',
@@ -27,7 +29,6 @@ TASK = settings.Setting(
   str,
   'docstring_restoration',
   'task whose text is read',
-  objects=True,  # As @file_tasks.register(), which gives a name.
 )
 
 
@@ -75,10 +76,12 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
   from calm_jax import generation, partitioning
   from calm_jax.checkpoints import digests, load
   from calm_jax.cli import gin_setup
-  from calm_jax.data import vocabulary
+  from calm_jax.data import arrays, vocabulary
 
   model = gin_setup.macro('MODEL')
-  lengths = gin_setup.macro('TASK_FEATURE_LENGTHS', {})
+  lengths = arrays.checked_lengths(
+    gin_setup.macro('TASK_FEATURE_LENGTHS', arrays.TASK_FEATURE_LENGTHS)
+  )
   found = load.load_model(path, model.config)
   vocabulary_path = gin_setup.macro('VOCABULARY_PATH') or found.vocabulary_path
   generator = generation.TextGenerator(
@@ -87,11 +90,40 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
     vocabulary.Tokenizer(vocabulary_path)
     if vocabulary_path
     else vocabulary.default_tokenizer(),
-    inputs_length=lengths.get('inputs', 64),
-    max_decode_length=lengths.get('targets', 64),
+    inputs_length=lengths['inputs'],
+    max_decode_length=lengths['targets'],
     partitioner=gin_setup.configured(partitioning.PjitPartitioner)(),
   )
   return LoadedModel(generator, digests.model_digest(found.params))
+
+
+def load_examples(
+  task: str, split: str, *, verbose: bool = False
+) -> 'task_examples.TaskExamples':
+  """`task_examples.load`, without TensorFlow's greetings where it is needed.
+
+  Raises:
+    CalmError: as `task_examples.load`.
+  """
+  from calm_jax.cli import native_logs
+  from calm_jax.data import calm_tasks, task_examples
+
+  if task in calm_tasks.TASKS:
+    native_logs.import_tensorflow(verbose=verbose)
+  return task_examples.load(task, split)
+
+
+def register_task(gin_macros: Mapping[str, Any]) -> None:
+  """Makes the task of the gin files known, if they describe one.
+
+  Raises:
+    ConfigError: they describe it badly.
+  """
+  from calm_jax.cli import gin_checks, gin_setup
+
+  name = gin_macros.get(TASK.macro)
+  if name is not None and not gin_checks.is_required(name):
+    gin_setup.macro(TASK.macro)
 
 
 def check_same_model(

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from calm_jax import errors
@@ -27,9 +28,11 @@ STAGES = {
   'report': 'one HTML page and figures',
   'study': 'confidence measures side by side: quality, layers, time',
   'validate': 'calibrated against naive thresholds on many random splits',
+  'doctor': 'what is installed, what is wrong, and how to fix it',
   'generate': 'text in, text out, each token coloured by the layers it used',
 }
 _INTERRUPTED = 130
+_FORMAT_WARNING = warnings.formatwarning
 _MOST_LINES = 12
 _USAGE = """calm: confident adaptive language modeling in JAX
 
@@ -102,6 +105,16 @@ def _run_stage(stage: str, args: list[str]) -> int:
       traceback.print_exc()
     print(f'calm {stage}: error: {message_of(error)}', file=sys.stderr)
     return error.exit_code
+  except (ImportError, AttributeError, TypeError):
+    # What another version of JAX or Flax answers to our calls.
+    from calm_jax.doctor import versions
+
+    if not (unsupported := versions.unsupported()):
+      raise
+    if verbose:
+      traceback.print_exc()
+    print(f'calm {stage}: error: {unsupported}', file=sys.stderr)
+    return errors.ResourceError.exit_code
   except BrokenPipeError:
     raise
   except OSError as error:
@@ -122,6 +135,15 @@ def _set_up_logging(verbose: bool) -> None:
     format='%(levelname)s %(name)s: %(message)s',
     stream=sys.stderr,
   )
+  if not verbose:
+    warnings.formatwarning = _format_warning
+
+
+def _format_warning(message, category, *place) -> str:
+  # Our own are for the user, who need not know the line that warned.
+  if category is UserWarning:
+    return f'Warning: {message}\n'
+  return _FORMAT_WARNING(message, category, *place)
 
 
 def message_of(error: Exception) -> str:

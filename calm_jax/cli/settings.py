@@ -26,7 +26,9 @@ class Setting:
     default: `REQUIRED` if there is none.
     help: one line.
     minimum: the least number allowed, if there is one.
-    objects: whether the macro may be an object, as @p_values.Bentkus().
+    objects: whether the macro may be anything else, as @p_values.Bentkus(), of
+      which the stage says what it takes.
+    reads: other macros that the stage reads along with this one.
   """
 
   name: str
@@ -36,6 +38,7 @@ class Setting:
   help: str
   minimum: int | None = None
   objects: bool = False
+  reads: tuple[str, ...] = ()
 
   def check_minimum(self, value: Any) -> None:
     """Raises ConfigError where a value is less than the minimum."""
@@ -54,10 +57,12 @@ class Setting:
     """
     if value is None and self.default is None:
       return None
-    if self.objects and not isinstance(value, int | float | str):
+    if not isinstance(value, int | float | str):
       from calm_jax.cli import gin_setup
 
-      return gin_setup.macro(self.macro)
+      value = gin_setup.macro(self.macro)  # A reference, or holds some.
+      if self.objects:
+        return value
     if self.kind is float and type(value) is int:
       return float(value)
     if type(value) is not self.kind:
@@ -142,6 +147,6 @@ def _macros(
     args.gin_file,
     args.gin_bindings,
     args.gin_search_paths,
-    stage_macros={x.macro for x in settings},
+    stage_macros={y for x in settings for y in (x.macro, *x.reads)},
   )
   return gin_checks.macro_values()

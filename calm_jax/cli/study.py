@@ -86,7 +86,7 @@ def _dump_writer(loaded, chosen, folder, name, sweep):
     if not _is_dump_of(same_weights, path, sweep, chosen):
       dump.write_dump(
         same_weights,
-        task=chosen.task,
+        loading.load_examples(chosen.task, chosen.split),
         split=chosen.split,
         max_examples=chosen.max_examples,
         thresholds=sweep.thresholds,

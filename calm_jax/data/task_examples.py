@@ -68,6 +68,11 @@ def get_task(name: str) -> tasks.TaskInfo:
   """
   if (info := find_task(name)) is not None:
     return info
+  if (members := task_names(name)) != (name,):
+    raise errors.ConfigError(
+      f'{name} is a mixture, which cannot be decoded and judged as one task.'
+      f' Take its tasks one by one: {", ".join(members)}.'
+    )
   known = {*tasks.TASKS, *task_registry.names(), *_seqio_task_names()}
   raise errors.unknown_name('task', name, known)
 
@@ -79,9 +84,22 @@ def find_task(name: str) -> tasks.TaskInfo | None:
   if (task := task_registry.find(name)) is not None:
     return task.info
   if name in _seqio_task_names():
-    # Nothing in seqio says how one output is judged, or what the prefix is.
-    return tasks.TaskInfo(name, '', ('chrf',), 'input_copied', str)
+    from calm_jax.data import seqio_examples
+
+    return seqio_examples.info_of(name)
   return None
+
+
+def task_names(task_or_mixture: str) -> tuple[str, ...]:
+  """The tasks of a mixture, built in or seqio's, or the one task itself."""
+  if task_or_mixture == tasks.MIXTURE:
+    return tuple(tasks.TASKS)
+  # Whoever registers a mixture has imported seqio.
+  if (seqio := sys.modules.get('seqio')) is not None:
+    if task_or_mixture in seqio.MixtureRegistry.names():
+      mixture = seqio.MixtureRegistry.get(task_or_mixture)
+      return tuple(task.name for task in seqio.get_subtasks(mixture))
+  return (task_or_mixture,)
 
 
 def load_tokenized(

@@ -2,23 +2,11 @@
 
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from calm_jax import errors
-from calm_jax.data import corpus, file_tasks, task_examples, tasks
-
-
-def task_names(task_or_mixture: str) -> tuple[str, ...]:
-  """The tasks of a mixture, built in or seqio's, or the one task itself."""
-  if task_or_mixture == tasks.MIXTURE:
-    return tuple(tasks.TASKS)
-  # Whoever registers a mixture has imported seqio.
-  if (seqio := sys.modules.get('seqio')) is not None:
-    if task_or_mixture in seqio.MixtureRegistry.names():
-      mixture = seqio.MixtureRegistry.get(task_or_mixture)
-      return tuple(task.name for task in seqio.get_subtasks(mixture))
-  return (task_or_mixture,)
+from calm_jax.data import corpus, file_tasks, task_examples
+from calm_jax.data.task_examples import task_names as task_names
 
 
 def read_task(task: str, split: str) -> list[corpus.Example]:

@@ -319,6 +319,8 @@ def test_stages_and_runs_share_no_macro_by_accident():
     path
     for folder in ('runs', 'models', 'experiments', 'early_exit')
     for path in (gin_setup.gin_root() / 'gin' / folder).glob('*.gin')
+    # A stage's own file names its macros: run_files_test.
+    if path.stem not in main.STAGES
   ]
   text = '\n'.join(path.read_text(encoding='utf-8') for path in files)
   assert 'BATCH_SIZE' in gin_checks.macro_names(text)
@@ -331,7 +333,12 @@ def test_stages_and_runs_share_no_macro_by_accident():
 
 @pytest.mark.parametrize(
   ('text', 'expected'),
-  [(None, None), ('1', (1.0,)), ('1,0.5, 0', (1.0, 0.5, 0.0))],
+  [
+    (None, None),
+    ('1', (1.0,)),
+    ('1,0.5, 0', (1.0, 0.5, 0.0)),
+    ((1, 0.5), (1.0, 0.5)),
+  ],
 )
 def test_thresholds(text, expected):
   assert dump.parse_thresholds(text) == expected

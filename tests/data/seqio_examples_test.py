@@ -1,9 +1,17 @@
 """A user's own seqio task, read as text for a dump."""
 
+import functools
+
 import pytest
 
 from calm_jax import errors
-from calm_jax.data import seqio_tasks, task_examples, vocabulary
+from calm_jax.data import (
+  seqio_tasks,
+  t5_metrics,
+  task_examples,
+  tasks,
+  vocabulary,
+)
 
 seqio = pytest.importorskip('seqio')
 tf = pytest.importorskip('tensorflow')
@@ -16,7 +24,7 @@ PAIRS = [(f'say: one two {i}' + ' and' * 100, f'three {i}') for i in (1, 2, 2)]
 def add_task(vocabulary_path):
   """Registers a task of the pairs with given preprocessors."""
 
-  def add_task(*preprocessors):
+  def add_task(*preprocessors, metric_fns=(t5_metrics.bleu,)):
     feature = seqio.Feature(vocabulary.load_vocabulary(vocabulary_path))
     seqio.TaskRegistry.add(
       'own_task',
@@ -33,6 +41,7 @@ def add_task(vocabulary_path):
       ),
       preprocessors=[*preprocessors],
       output_features={'inputs': feature, 'targets': feature},
+      metric_fns=[*metric_fns],
     )
 
   yield add_task
@@ -47,7 +56,10 @@ def test_texts_are_what_the_task_tokenizes(add_task):
   found = task_examples.load('own_task', 'test')
   assert {(x.inputs, x.targets) for x in found.examples} == set(PAIRS)
   assert len(found.examples) == 2
-  assert (found.info.name, found.info.metric) == ('own_task', 'chrf')
+  assert (found.info.name, found.info.metric) == (
+    'own_task',
+    'sentence_bleu',
+  )
   with pytest.raises(errors.ConfigError, match=r"\['test'\], got 'validation'"):
     task_examples.load('own_task', 'validation')
 
@@ -60,6 +72,44 @@ def test_tokens_are_decoded_where_the_texts_are_gone(add_task):
   add_task(tokens_alone, seqio.preprocessors.append_eos_after_trim)
   found = task_examples.load('own_task', 'test')
   assert {(x.inputs, x.targets) for x in found.examples} == set(PAIRS)
+
+
+def with_prefix(targets, predictions, prefix):
+  raise NotImplementedError(targets, predictions, prefix)
+
+
+@pytest.mark.parametrize(
+  ('metric_fn', 'metric'),
+  [
+    (t5_metrics.rouge, 'rouge_l'),
+    (t5_metrics.bleu, 'sentence_bleu'),
+    (tasks.metric_fns(tasks.RESTORATION)[1], 'exact_match'),
+    (functools.partial(t5_metrics.squad), 'squad_f1'),
+  ],
+)
+def test_a_dump_is_judged_as_the_task_is(add_task, metric_fn, metric):
+  add_task(seqio.preprocessors.tokenize, metric_fns=[metric_fn])
+  assert task_examples.find_task('own_task').metric == metric
+
+
+def test_a_metric_of_whole_splits_alone_is_told(add_task):
+  metric_fn = functools.partial(with_prefix, prefix='')
+  add_task(seqio.preprocessors.tokenize, metric_fns=[metric_fn])
+  with pytest.warns(UserWarning, match=r'judged by chrf.*\(with_prefix\)'):
+    found = task_examples.load('own_task', 'test')
+  assert found.info.metric == 'chrf'
+
+
+def test_a_mixture_names_its_tasks(add_task):
+  add_task(seqio.preprocessors.tokenize)
+  seqio.MixtureRegistry.add('own_mixture', ['own_task'], default_rate=1)
+  try:
+    with pytest.raises(
+      errors.ConfigError, match='is a mixture.*one by one: own_task'
+    ):
+      task_examples.load('own_mixture', 'test')
+  finally:
+    seqio.MixtureRegistry.remove('own_mixture')
 
 
 def test_built_in_tasks_stay_what_they_are():
