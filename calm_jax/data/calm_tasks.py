@@ -75,6 +75,10 @@ class CalmTask:
       for features in dataset.as_numpy_iterator()
     )
 
+  def check_data(self) -> None:
+    """Raises a DataError where TFDS has not prepared the data."""
+    self._source().check_is_prepared()
+
   def add_to_seqio(self) -> None:
     """Registers the task with seqio under T5's name, or anew.
 

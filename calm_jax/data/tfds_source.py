@@ -52,7 +52,7 @@ class HeldOutSource(seqio.TfdsDataSource):
     Raises:
       DataError: TFDS has not prepared the data.
     """
-    self._check_is_prepared()
+    self.check_is_prepared()
     dataset = super().get_dataset(split, *args, **kwargs)
     if split == 'train':
       return dataset
@@ -67,7 +67,7 @@ class HeldOutSource(seqio.TfdsDataSource):
 
   def list_shards(self, split: str):
     """File names of the split; raises as `get_dataset`."""
-    self._check_is_prepared()
+    self.check_is_prepared()
     return super().list_shards(split)
 
   def num_input_examples(self, split: str) -> int | None:
@@ -82,7 +82,8 @@ class HeldOutSource(seqio.TfdsDataSource):
 
     return dataset.map(with_id, num_parallel_calls=tf.data.AUTOTUNE)
 
-  def _check_is_prepared(self) -> None:
+  def check_is_prepared(self) -> None:
+    """Raises a DataError where TFDS has not prepared the data."""
     try:
       is_prepared = self.tfds_dataset.builder.is_prepared()
     # TFDS has many kinds of errors for data sets that it cannot find.

@@ -256,6 +256,9 @@ def test_what_is_missing_is_told(tmp_path, data_dir, vocabulary_path):
   empty = dataclasses.replace(calm_tasks.SQUAD, tfds_data_dir=str(tmp_path))
   with pytest.raises(errors.DataError, match='tfds build squad/v1.1:3.0.0'):
     empty.load('test')
+  with pytest.raises(errors.DataError, match='must be prepared in'):
+    empty.check_data()
+  dataclasses.replace(empty, tfds_data_dir=str(data_dir)).check_data()
   with pytest.raises(
     errors.ConfigError, match='VOCABULARY_PATH .*gs://t5-data'
   ):

@@ -1,0 +1,98 @@
+"""`calm doctor`: what is installed, what is wrong, and how to fix it."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from calm_jax import errors
+from calm_jax.cli import flags, settings
+
+if TYPE_CHECKING:
+  from calm_jax.doctor import findings
+
+DESCRIPTION = """Look at versions, devices, memory, the shipped model and data.
+
+  calm doctor
+  calm doctor --model_dir=runs/docstrings --tfds_data_dir=data
+  calm doctor --json
+
+Each line is ok, a note (only some need it) or wrong, with what to do. Exit code
+4 if something is wrong. It takes about half a minute: a sentence is decoded and
+TensorFlow is imported."""
+
+SETTINGS = (
+  settings.Setting(
+    'model_dir', 'MODEL_DIR', str, None, 'folder of a run, to be tried out'
+  ),
+  settings.Setting(
+    'tfds_data_dir',
+    'TFDS_DATA_DIR',
+    str,
+    None,
+    "where TFDS keeps data; without it $TFDS_DATA_DIR, or TFDS' own folder",
+  ),
+)
+
+_WIDTH = 22  # of the topics
+
+
+def add_flags(parser: flags.Parser) -> None:
+  """Adds the settings and --json."""
+  settings.add_flags(parser, SETTINGS)
+  parser.add_argument(
+    '--json', action='store_true', help='print one JSON object, for machines'
+  )
+
+
+def run(args) -> int:
+  """Prints what was found; returns 4 if something is wrong, else 0.
+
+  Raises:
+    ConfigError: gin's files or bindings are wrong.
+  """
+  from calm_jax.doctor import findings
+
+  chosen = settings.settle(args, SETTINGS)
+  found = []
+  for finding in look(chosen.model_dir, chosen.tfds_data_dir):
+    found.append(finding)
+    if not args.json:
+      # Some looks take seconds.
+      print(*findings.as_lines(finding, _WIDTH), sep='\n', flush=True)
+  if args.json:
+    print(json.dumps(findings.as_json(found), indent=2))
+  else:
+    print(findings.summary(found))
+  return 0 if findings.is_well(found) else errors.ResourceError.exit_code
+
+
+def look(
+  model_dir: str | None, tfds_data_dir: str | None
+) -> 'Iterator[findings.Finding]':
+  """All findings, the quick ones first."""
+  from calm_jax.doctor import findings, folders, machine, model, versions
+
+  yield from findings.guarded(
+    'versions', versions.look, "pip install 'calm_jax'"
+  )
+  if model_dir is not None:
+    yield from folders.look(model_dir)
+  yield from machine.look()
+  yield from findings.guarded(
+    'shipped model', model.look, 'Mend what is wrong above; then run again.'
+  )
+  yield from findings.guarded(
+    'tensorflow',
+    lambda: _look_at_data_sets(tfds_data_dir),
+    'Mend what the versions above say; TensorFlow reads the data of seqio.',
+  )
+
+
+def _look_at_data_sets(
+  tfds_data_dir: str | None,
+) -> 'Iterator[findings.Finding]':
+  from calm_jax.cli import native_logs
+  from calm_jax.doctor import data_sets
+
+  native_logs.import_tensorflow()
+  yield from data_sets.look(tfds_data_dir)
