@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from calm_jax.early_exit import confidence, prediction, screening, top_k
 from calm_jax.t5 import network
+from calm_jax.t5 import rows as rows_lib
 
 _EXACT = 'exact'
 
@@ -47,6 +48,7 @@ def build(config, params, hidden, measure):
       hidden=hidden,
       previous_hidden=hidden,
       position=jnp.int32(0),
+      rows=rows_lib.Rows.all(len(hidden)),
       exit_states=hidden[:, None],
       is_full_model=jnp.zeros(len(hidden), bool),
       params=params,

@@ -93,12 +93,12 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
       project(view.hidden[:, None]),
       view.position,
       view.exit_states,
+      view.rows,
     )
     logits = apply(
       view.hidden,
       view.layer,
-      cache.keys,
-      cache.values,
+      *view.rows.take((cache.keys, cache.values)),
       view.position,
       method='step',
     )

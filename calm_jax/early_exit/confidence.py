@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.t5 import network
+from calm_jax.t5 import rows as rows_lib
 
 Prediction = prediction_lib.Prediction
 
@@ -37,7 +38,9 @@ class LayerView:
     hidden: [B, D], the state above the layer, before the final norm.
     previous_hidden: [B, D], the state below it.
     position: 0-based position of the token.
-    exit_states: [B, target, D], the states in which earlier tokens left.
+    rows: which rows of the batch these are; the B of a larger batch that still
+      need the layer, for instance.
+    exit_states: [batch, target, D], the states in which earlier tokens left.
     is_full_model: [B], rows whose threshold of 1 forbids them to leave early.
     params: the network's parameters, for measures that are trained.
     network: calls a method of `t5.network.Transformer` by name.
@@ -45,7 +48,8 @@ class LayerView:
     prepared: what the measure's own `prepare` returned.
     token_state: what this measure answered at the layer before it, for this
       token; its `start_token` at the first exit.
-    sequence_state: what it answered last, for this sequence.
+    sequence_state: what it answered last, for this sequence; of the whole
+      batch, whose `rows` it reads and changes.
   """
 
   layer: int
@@ -54,6 +58,7 @@ class LayerView:
   hidden: Float[Array, 'batch embed']
   previous_hidden: Float[Array, 'batch embed']
   position: Int[Array, '']
+  rows: rows_lib.Rows
   exit_states: Float[Array, 'batch target embed']
   is_full_model: Bool[Array, ' batch']
   params: Mapping[str, Any]
@@ -80,7 +85,7 @@ class Measurement:
     confidence: [batch] in [0, 1]; NaN never exits.
     prediction: the layer's prediction if the measure computed logits.
     token_state, sequence_state: handed to the measure at the next layer, and at
-      the next measurement of the sequence.
+      the next measurement of the sequence; [rows, ...] and [batch, ...] arrays.
   """
 
   confidence: Float[Array, ' batch']

@@ -34,12 +34,13 @@ from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.early_exit import propagation as propagation_lib
 from calm_jax.t5 import joined as joined_lib
 from calm_jax.t5 import masks, network
+from calm_jax.t5 import rows as rows_lib
 
 # What a trace holds where a layer was not run, or has no confidence.
 NOT_RUN = -1
 
-# Of 2, 4, 8 and 16 the fastest at batch size 32 on two cores, by little.
-ROWS_PER_PACK = 8
+# At batch size 32 on two cores 8 and 16 are alike; 16 reads weights less often.
+ROWS_PER_PACK = 16
 # A pack reads the weights once more, so most of a batch is run as a whole. The
 # share is a guess that was not measured.
 _LARGEST_PACKED_SHARE = 0.75
@@ -109,7 +110,8 @@ class TokenResult:
 class _LayerState:
   """Carried from layer to layer within one token.
 
-  `propagated` is what the layers that a row skips see of it.
+  `propagated` is what the layers that a row skips see of it. In a pack the
+  arrays are those of its rows; the cache has all rows of the batch.
   """
 
   hidden: Float[Array, 'batch embed']
@@ -121,33 +123,25 @@ class _LayerState:
 
 @dataclasses.dataclass(frozen=True)
 class _TokenCall:
-  """What is the same for all layers of one token."""
+  """What is the same for all layers of one token.
+
+  `thresholds` and `sample_keys` are those of `rows`; `constants` have all rows.
+  """
 
   position: jax.Array
+  rows: rows_lib.Rows
   thresholds: jax.Array
   constants: DecoderConstants
   sample_keys: jax.Array | None = None
 
-  def rows(self, i: int) -> tuple:
-    """What differs between rows, for layer `i`: [batch, ...] arrays."""
-    constants = self.constants
-    return (
-      self.thresholds,
-      constants.cross_keys[i],
-      constants.cross_values[i],
-      constants.cross_bias,
-      self.sample_keys,
+  def of_rows(self, rows: rows_lib.Rows) -> '_TokenCall':
+    """The same for some rows of the batch."""
+    return dataclasses.replace(
+      self,
+      rows=rows,
+      thresholds=rows.take(self.thresholds),
+      sample_keys=rows.take(self.sample_keys),
     )
-
-  def with_rows(self, i: int, rows: tuple) -> '_TokenCall':
-    """The same with other rows."""
-    thresholds, keys, values, cross_bias, sample_keys = rows
-    constants = self.constants.replace(
-      cross_keys=_replace_at(self.constants.cross_keys, i, keys),
-      cross_values=_replace_at(self.constants.cross_values, i, values),
-      cross_bias=cross_bias,
-    )
-    return _TokenCall(self.position, thresholds, constants, sample_keys)
 
 
 @struct.dataclass
@@ -165,8 +159,8 @@ class EarlyExitDecoder:
     prepared: what the measure derived from the parameters.
     joined: kernels of the layers laid out for decoding (`t5.joined`), or none.
     trace: whether to record every layer's confidence and best token.
-    rows_per_pack: rows of a larger batch that a layer takes at a time once
-      others have left; the numbers are the same with any.
+    rows_per_pack: how many rows of a batch a layer takes at a time once others
+      have left; always the whole batch if 0. The numbers are the same with any.
   """
 
   params: Mapping[str, Any]
@@ -261,7 +255,8 @@ class EarlyExitDecoder:
     Returns:
       The result of each row, and the cache with this position added.
     """
-    call = _TokenCall(position, thresholds, constants, sample_keys)
+    rows = rows_lib.Rows.all(token.shape[0])
+    call = _TokenCall(position, rows, thresholds, constants, sample_keys)
     state = self._run(token, undecided, call, cache)
     result = state.result
     if not self.measure.predicts:
@@ -288,7 +283,8 @@ class EarlyExitDecoder:
     """
     silent = self.replace(measure=confidence_lib.StaticExit(), trace=False)
     thresholds = jnp.ones(token.shape)
-    call = _TokenCall(position, thresholds, constants)
+    rows = rows_lib.Rows.all(token.shape[0])
+    call = _TokenCall(position, rows, thresholds, constants)
     undecided = jnp.ones(token.shape, bool)
     state = silent._run(token, undecided, call, cache)
     return self._logits(state.hidden), _with_exit_state(state, position)
@@ -334,7 +330,7 @@ class EarlyExitDecoder:
   def _run_undecided(self, layer, state, measured, call):
     """Runs one layer on the whole batch, or on packs where few rows need it."""
     batch_size = state.undecided.shape[0]
-    if batch_size <= self.rows_per_pack:
+    if batch_size == 1 or self.rows_per_pack == 0:
       return self._run_and_decide(layer, state, measured, call)
     whole = jnp.sum(state.undecided) > _LARGEST_PACKED_SHARE * batch_size
     in_packs = state.undecided & ~whole
@@ -350,46 +346,24 @@ class EarlyExitDecoder:
 
   def _run_packs(self, layer, state, active, measured, answered, call):
     """`_run_and_decide` on the active rows; the others' `answered` stays."""
-    i = layer - 1
-    cache = state.cache
 
-    def run_pack(carried, read_only, is_row):
-      pack, _, layer_cache, measure_state = carried
-      measured, exit_states, call_rows = read_only
-      pack = pack.replace(
-        undecided=pack.undecided & is_row,
-        cache=DecoderCache(
-          _replace_at(cache.layers, i, layer_cache), exit_states, measure_state
-        ),
+    def run_pack(by_row, cache, rows):
+      pack, _ = by_row
+      is_row = jnp.arange(rows.ids.shape[0]) < rows.count
+      pack = pack.replace(undecided=pack.undecided & is_row, cache=cache)
+      pack, answered = self._run_and_decide(
+        layer, pack, rows.take(measured), call.of_rows(rows)
       )
-      pack, measured = self._run_and_decide(
-        layer, pack, measured, call.with_rows(i, call_rows)
-      )
-      written = pack.cache
-      return (
-        pack.replace(cache=None),
-        measured,
-        written.layers[i],
-        written.measure_state,
-      )
+      return (pack.replace(cache=None), answered), pack.cache
 
-    rows, answered, layer_cache, measure_state = packing.map_active_rows(
+    (rows, answered), cache = packing.map_active_rows(
       run_pack,
       active,
-      (
-        state.replace(cache=None),
-        answered,
-        cache.layers[i],
-        cache.measure_state,
-      ),
-      (measured, cache.exit_states, call.rows(i)),
-      rows_per_pack=self.rows_per_pack,
+      (state.replace(cache=None), answered),
+      state.cache,
+      rows_per_pack=min(self.rows_per_pack, active.shape[0]),
     )
-    written = cache.replace(
-      layers=_replace_at(cache.layers, i, layer_cache),
-      measure_state=measure_state,
-    )
-    return rows.replace(cache=written), answered
+    return rows.replace(cache=cache), answered
 
   def _run_and_decide(self, layer, state, measured, call):
     state, below = self._run_layer(layer, state, call)
@@ -409,6 +383,7 @@ class EarlyExitDecoder:
       tuple(own),
       position,
       state.cache.exit_states,
+      call.rows,
     )
     hidden = self._layer(
       i,
@@ -420,6 +395,7 @@ class EarlyExitDecoder:
       constants.cross_keys[i],
       constants.cross_values[i],
       constants.cross_bias,
+      call.rows,
       method='step',
     )
     cache = state.cache.replace(
@@ -479,6 +455,7 @@ class EarlyExitDecoder:
       ),
       previous_hidden=below,
       position=call.position,
+      rows=call.rows,
       exit_states=state.cache.exit_states,
       is_full_model=call.thresholds >= 1.0,
       params=self.params,

@@ -15,9 +15,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from calm_jax.early_exit import run_if
+from calm_jax.t5 import rows as rows_lib
 
-# Positions that a layer catches up with at a time.
-_CHUNK = 8
+# (row, position) pairs that a layer catches up with at a time: some for each
+# row, since the kernels are read anew for every chunk, but not without end.
+_CHUNK_PER_ROW = 8
+_LARGEST_CHUNK = 32
 
 # States [batch, positions, embed] -> their keys and values, laid out as below.
 ProjectFn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -52,67 +55,83 @@ class LazyCache:
     own: tuple[jax.Array, jax.Array],
     position: Int[Array, ''],
     exit_states: Float[Array, 'batch target embed'],
+    rows: rows_lib.Rows,
   ) -> 'LazyCache':
-    """Catches up to `position` and adds this one.
+    """Lets some rows catch up to `position`, and adds this one to them.
 
     Args:
       project: the layer's own projection.
-      own: key and value of this position, as `project` gives them.
+      own: key and value of this position, of each of the rows, as `project`
+        gives them.
       position: 0-based.
       exit_states: what it sees of the positions that it owes.
+      rows: which rows of the batch.
     """
-    cache = self._caught_up(project, position, exit_states)
+    cache = self._caught_up(project, position, exit_states, rows)
     key, value = own
 
     def write(cache):
-      return LazyCache(
-        keys=write_rows(cache.keys, key, position, axis=3),
-        values=write_rows(cache.values, value, position, axis=2),
-        filled=jnp.full_like(cache.filled, position + 1),
+      if rows.is_whole:
+        return cache.replace(
+          keys=write_rows(cache.keys, key, (0, 0, 0, position)),
+          values=write_rows(cache.values, value, (0, 0, position, 0)),
+        )
+      return rows.for_each(
+        lambda i, row, cache: cache._with_pair(key, value, i, row, position),
+        cache,
       )
 
     # Always true, which XLA does not know: a write of its own, which would else
     # be repeated on a copy of the cache for each reader.
-    return run_if.run_if(position >= 0, write, cache)
+    cache = run_if.run_if(position >= 0, write, cache)
+    now_filled = jnp.full_like(rows.ids, position + 1)
+    return cache.replace(filled=rows.put(cache.filled, now_filled))
 
-  def _caught_up(self, project, position, exit_states):
-    length = exit_states.shape[1]
-    chunk = min(_CHUNK, length)
+  def _caught_up(self, project, position, exit_states, rows):
+    """Writes the pairs of a row and a position that the rows owe.
 
-    def fill_chunk(cache):
-      # All rows take the same positions; rows that have them already keep them.
-      start = jnp.minimum(jnp.min(cache.filled), length - chunk)
-      states = lax.dynamic_slice_in_dim(exit_states, start, chunk, axis=1)
-      key, value = project(states)
-      positions = start + jnp.arange(chunk)
-      pending = (positions >= cache.filled[:, None]) & (positions < position)
-      return LazyCache(
-        keys=write_rows(cache.keys, key, start, axis=3, where=pending),
-        values=write_rows(cache.values, value, start, axis=2, where=pending),
-        filled=jnp.maximum(cache.filled, jnp.minimum(start + chunk, position)),
+    All pairs are numbered row by row, and projected some at a time. Pair number
+    n belongs to the first row that, with those before it, owes more than n.
+    """
+    filled = rows.take(self.filled)
+    num_rows = filled.shape[0]
+    is_row = jnp.arange(num_rows) < rows.count
+    owed = jnp.where(is_row, jnp.maximum(position - filled, 0), 0)
+    up_to = jnp.cumsum(owed)
+    total = up_to[-1]
+    chunk = min(_CHUNK_PER_ROW * num_rows, _LARGEST_CHUNK)
+
+    def fill_chunk(state):
+      first, cache = state
+      pairs = first + jnp.arange(chunk)
+      # Past the last pair it is repeated, and not written.
+      pairs = jnp.minimum(pairs, total - 1)
+      owner = jnp.sum(up_to <= pairs[:, None], axis=1)
+      positions = filled[owner] + pairs - (up_to - owed)[owner]
+      row_ids = rows.ids[owner]
+      key, value = project(exit_states[row_ids, positions][:, None])
+      cache = lax.fori_loop(
+        0,
+        jnp.minimum(total - first, chunk),
+        lambda i, x: x._with_pair(key, value, i, row_ids[i], positions[i]),
+        cache,
       )
+      return first + chunk, cache
 
-    return lax.while_loop(
-      lambda x: jnp.any(x.filled < position), fill_chunk, self
+    _, cache = lax.while_loop(
+      lambda state: state[0] < total, fill_chunk, (jnp.int32(0), self)
+    )
+    return cache
+
+  def _with_pair(self, key, value, i, row, position):
+    """Writes key and value number `i` to a position of a row."""
+    key, value = (lax.dynamic_slice_in_dim(x, i, 1) for x in (key, value))
+    return self.replace(
+      keys=write_rows(self.keys, key, (row, 0, 0, position)),
+      values=write_rows(self.values, value, (row, 0, position, 0)),
     )
 
 
-def write_rows(cache, rows, start, *, axis, where=None):
-  """Writes rows into a cache from position `start` of `axis` on.
-
-  Args:
-    cache: [batch, ..., target, ...] with the positions on `axis`.
-    rows: the same shape with fewer positions.
-    start: the first position, start + positions must not pass the end.
-    axis: the axis of the positions.
-    where: [batch, positions] bool; elsewhere the cache keeps what it holds.
-
-  Returns:
-    The cache with the rows written.
-  """
-  if where is not None:
-    old = lax.dynamic_slice_in_dim(cache, start, rows.shape[axis], axis)
-    shape = [1] * cache.ndim
-    shape[0], shape[axis] = where.shape
-    rows = jnp.where(where.reshape(shape), rows, old)
-  return lax.dynamic_update_slice_in_dim(cache, rows, start, axis)
+def write_rows(cache, part, start):
+  """The cache with `part` written into it from the indices `start` on."""
+  return lax.dynamic_update_slice(cache, part, start)

@@ -49,14 +49,49 @@ class Prediction:
 
 
 def largest(logits: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """`lax.top_k`, by way of blocks where the rows are long.
+
+  The k largest lie in the k blocks with the largest maxima, and a maximum is
+  found ten times faster than two of the largest. Among equals the lowest id is
+  first, as in `lax.top_k`: blocks are kept in their order.
+
+  Args:
+    logits: [batch, candidates].
+    k: at most `candidates`.
+
+  Returns:
+    The values, descending, and their ids; [batch, k] each.
+  """
+  batch, size = logits.shape
+  block = _block_size(size, k)
+  if not block:
+    return _top_k(logits, k)
+  in_blocks = logits.reshape(batch, -1, block)
+  _, blocks = _top_k(jnp.max(in_blocks, axis=-1), k)
+  blocks = jnp.sort(blocks, axis=-1)
+  taken = jnp.take_along_axis(in_blocks, blocks[..., None], axis=1)
+  values, places = _top_k(taken.reshape(batch, k * block), k)
+  first_ids = jnp.take_along_axis(blocks, places // block, axis=1) * block
+  return values, first_ids + places % block
+
+
+def _top_k(values, k):
   """`lax.top_k`, kept one operation however its results are used.
 
   On CPU it becomes a sort of the whole row as soon as a result is sliced (9 ms
   instead of 0.13 for 32,128 logits). One barrier each: around the pair of them
   it stops XLA's compiler on several devices.
   """
-  values, ids = lax.top_k(logits, k)
+  values, ids = lax.top_k(values, k)
   return lax.optimization_barrier(values), lax.optimization_barrier(ids)
+
+
+def _block_size(size: int, k: int) -> int:
+  """The largest of a few divisors with k blocks an eighth of all at most."""
+  fitting = (
+    b for b in (128, 64, 32, 16) if size % b == 0 and 8 * k * b <= size
+  )
+  return next(fitting, 0)
 
 
 def predict(
@@ -65,9 +100,6 @@ def predict(
   choose: Chooser | None = None,
 ) -> Prediction:
   """Best token, its log-probability and the top-two gap, without a full sort.
-
-  The barrier keeps XLA's CPU backend from turning `top_k`, whose columns are
-  used one by one, into a sort of the whole vocabulary (70 times slower).
 
   Args:
     logits: of the whole vocabulary, or of some candidates, at least two.

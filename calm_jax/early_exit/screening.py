@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import gin
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
@@ -42,14 +41,13 @@ class Preview:
     loadings: [r, V], every token's column along the first r directions.
     variances: [D - r], mean square over the vocabulary of the columns along
       each direction that is left out.
-    columns: [V, D], all columns, each contiguous; None where the token
-      embedding is the output embedding, which is stored so already.
+    columns: to score candidates with.
   """
 
   directions: Float[Array, 'embed embed']
   loadings: Float[Array, 'rank vocab']
   variances: Float[Array, ' rest']
-  columns: Float[Array, 'vocab embed'] | None
+  columns: top_k.OutputColumns
 
   def logits(
     self, view: confidence.LayerView
@@ -71,12 +69,6 @@ class Preview:
     rank = len(self.loadings)
     lacking = jnp.sum(jnp.square(along[:, rank:]) * self.variances, axis=-1)
     return along[:, :rank] @ self.loadings, lacking / 2.0
-
-  def columns_of(self, view: confidence.LayerView, ids: jax.Array) -> jax.Array:
-    """[batch, candidates] ids -> [batch, candidates, embed]."""
-    if self.columns is None:
-      return view.network(ids, method='output_columns')
-    return self.columns[ids]
 
 
 @gin.configurable
@@ -130,9 +122,7 @@ class ScreenedTopK(top_k.TopKPropagation):
     self, config: network.T5Config, params: Mapping[str, Any]
   ) -> Preview:
     """The preview of this model's output embedding."""
-    columns = network.Transformer(config).apply(
-      {'params': params}, jnp.arange(config.vocab_size), method='output_columns'
-    )
+    columns = top_k.all_columns(config, params)
     return preview_of(columns, self.rank, keep=not config.logits_via_embedding)
 
   def _from_vocabulary(self, view):
@@ -140,7 +130,7 @@ class ScreenedTopK(top_k.TopKPropagation):
     if view.layer < (self.taken_at or 1):
       return self._answer(view, logits, state).replace(token_state=None)
     if self.k[0] < self.num_candidates:
-      logits, state = top_k.best(view, logits, state, self.k[0])
+      logits, state = top_k.best(logits, state, self.k[0])
     else:
       state = state.replace(num_exits=1)
     return self._answer(view, logits, state)
@@ -149,16 +139,11 @@ class ScreenedTopK(top_k.TopKPropagation):
     """Exact logits of what the preview proposes, and the candidates."""
     approximate, lacking = view.prepared.logits(view)
     ids, log_rest = top_k.split(approximate, self.num_candidates)
-    state = top_k.Candidates(
-      ids,
-      view.prepared.columns_of(view, ids),
-      log_rest + lacking,
-      num_exits=0,
-    )
-    logits = view.network(
-      view.hidden, state.columns, method='logits_of_columns'
-    )
-    return logits, state
+    state = top_k.Candidates(ids, log_rest + lacking, num_exits=0)
+    return self._columns(view).logits(view, ids), state
+
+  def _columns(self, view):
+    return view.prepared.columns
 
 
 def preview_of(
@@ -172,7 +157,8 @@ def preview_of(
   Args:
     columns: of all tokens.
     rank: of the preview.
-    keep: whether it holds the columns too.
+    keep: whether it holds the columns too, rather than take them from the token
+      embedding.
   """
   columns = columns.astype(jnp.float32)
   exactly = lax.Precision.HIGHEST
@@ -184,5 +170,5 @@ def preview_of(
     directions=directions,
     loadings=jnp.dot(directions[:rank], columns.T, precision=exactly),
     variances=squares[rank:],
-    columns=columns if keep else None,
+    columns=top_k.OutputColumns(columns if keep else None),
   )

@@ -1,13 +1,13 @@
 """Top-k token propagation: confidence over the K tokens that still compete.
 
 The first exit scores the whole vocabulary and keeps its K most probable tokens;
-later exits score only these, with their columns of the output embedding,
-gathered once per token. The layers in between cost K dot products instead of a
-product with the whole output embedding.
+later exits score only these: they gather K columns of the output embedding,
+instead of a product with all of it.
 """
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import gin
 import jax
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from calm_jax import errors
 from calm_jax.early_exit import confidence
 from calm_jax.early_exit import prediction as prediction_lib
+from calm_jax.t5 import network
 
 
 @struct.dataclass
@@ -29,16 +30,57 @@ class Candidates:
 
   Attributes:
     ids: [batch, K] int32, ascending, so that the lowest id wins a tie.
-    columns: [batch, K, embed], their columns of the output embedding.
     log_rest: [batch], log-sum-exp of the logits of all other tokens, each at
       the last exit that scored it.
     num_exits: exits passed since the whole vocabulary was scored, with that.
   """
 
   ids: Int[Array, 'batch k']
-  columns: Float[Array, 'batch k embed']
   log_rest: Float[Array, ' batch']
   num_exits: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class OutputColumns:
+  """Columns of the output embedding, each of them contiguous in memory.
+
+  Gathering K columns from a kernel that is stored by rows touches a cache line
+  for every number.
+
+  Attributes:
+    columns: [V, D]; None where the token embedding is the output embedding,
+      which is stored so already.
+  """
+
+  columns: Float[Array, 'vocab embed'] | None
+
+  @classmethod
+  def of(
+    cls, config: network.T5Config, params: Mapping[str, Any]
+  ) -> 'OutputColumns':
+    """Those of a network; a copy of its output embedding if it needs one."""
+    if config.logits_via_embedding:
+      return cls(None)
+    return cls(all_columns(config, params))
+
+  def logits(
+    self, view: confidence.LayerView, ids: Int[Array, 'batch k']
+  ) -> Float[Array, 'batch k']:
+    """Exact logits of the tokens `ids` of each row."""
+    if self.columns is None:
+      columns = view.network(ids, method='output_columns')
+    else:
+      columns = self.columns[ids]
+    return view.network(view.hidden, columns, method='logits_of_columns')
+
+
+def all_columns(
+  config: network.T5Config, params: Mapping[str, Any]
+) -> Float[Array, 'vocab embed']:
+  """The output embedding of a network, transposed."""
+  return network.Transformer(config).apply(
+    {'params': params}, jnp.arange(config.vocab_size), method='output_columns'
+  )
 
 
 @gin.configurable
@@ -100,6 +142,9 @@ class TopKPropagation(confidence.ConfidenceMeasure):
         f' {self.taken_at}.'
       )
 
+  def prepare(self, config, params) -> OutputColumns:
+    return OutputColumns.of(config, params)
+
   def start_token(self, config, batch_size):
     del config, batch_size
     return None  # No candidates yet.
@@ -118,22 +163,23 @@ class TopKPropagation(confidence.ConfidenceMeasure):
     if takes_all or view.layer < (self.taken_at or 1):
       prediction = view.predict(logits)
       return confidence.Measurement(prediction.gap, prediction, None)
-    everything = Candidates(None, None, None, num_exits=0)
-    logits, state = best(view, logits, everything, self.k[0])
+    everything = Candidates(None, None, num_exits=0)
+    logits, state = best(logits, everything, self.k[0])
     return self._answer(view, logits, state)
 
   def _among_candidates(self, view):
     """Scores what the exit before has kept, and keeps the best of it."""
     state = view.token_state
-    logits = view.network(
-      view.hidden, state.columns, method='logits_of_columns'
-    )
+    logits = self._columns(view).logits(view, state.ids)
     k = self.k[min(state.num_exits, len(self.k) - 1)]
     if k < state.ids.shape[1]:
-      logits, state = best(view, logits, state, k)
+      logits, state = best(logits, state, k)
     else:
       state = state.replace(num_exits=state.num_exits + 1)
     return self._answer(view, logits, state)
+
+  def _columns(self, view) -> OutputColumns:
+    return view.prepared
 
   def _answer(self, view, logits, state):
     log_rest = None if self.renormalize else state.log_rest
@@ -162,7 +208,6 @@ class TopKPropagation(confidence.ConfidenceMeasure):
 
 
 def best(
-  view: confidence.LayerView,
   logits: Float[Array, 'batch scored'],
   state: Candidates,
   k: int,
@@ -170,7 +215,6 @@ def best(
   """The best k of the scored tokens, and what is known of all others.
 
   Args:
-    view: of the exit.
     logits: of the tokens in `state`; of all tokens if its `ids` are None.
     state: what was scored.
     k: how many to keep.
@@ -180,13 +224,12 @@ def best(
   """
   kept, log_rest = split(logits, k)
   if state.ids is None:
-    ids, columns = kept, view.network(kept, method='output_columns')
+    ids = kept
   else:
     ids = jnp.take_along_axis(state.ids, kept, axis=-1)
-    columns = jnp.take_along_axis(state.columns, kept[..., None], axis=1)
     log_rest = jnp.logaddexp(log_rest, state.log_rest)
   return jnp.take_along_axis(logits, kept, axis=-1), Candidates(
-    ids, columns, log_rest, num_exits=state.num_exits + 1
+    ids, log_rest, num_exits=state.num_exits + 1
   )
 
 
@@ -194,10 +237,13 @@ def split(
   logits: Float[Array, 'batch scored'], k: int
 ) -> tuple[Int[Array, 'batch k'], Float[Array, ' batch']]:
   """Indices of the k largest, ascending, and log-sum-exp of all others."""
-  _, largest = prediction_lib.largest(logits, k)
+  values, largest = prediction_lib.largest(logits, k)
+  # Of the logits that equal the k-th, those with the lowest ids are kept.
+  kth = values[:, -1:]
+  last_id = jnp.max(
+    jnp.where(values == kth, largest, -1), axis=1, keepdims=True
+  )
+  is_equal_but_later = (logits == kth) & (jnp.arange(logits.shape[1]) > last_id)
+  rest = jnp.where((logits < kth) | is_equal_but_later, logits, -jnp.inf)
   # Ascending: among equal logits the lowest id comes first, as everywhere.
-  kept = jnp.sort(largest, axis=-1)
-  is_kept = jnp.zeros(logits.shape, bool)
-  is_kept = jax.vmap(lambda row, ids: row.at[ids].set(True))(is_kept, kept)
-  rest = jnp.where(is_kept, -jnp.inf, logits)
-  return kept, jax.nn.logsumexp(rest, axis=-1)
+  return jnp.sort(largest, axis=-1), jax.nn.logsumexp(rest, axis=-1)

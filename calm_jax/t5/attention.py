@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 
 from calm_jax.t5 import layers
+from calm_jax.t5 import rows as rows_lib
 
 _KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 
@@ -118,22 +120,43 @@ class MultiHeadDotProductAttention(nn.Module):
     cached_key: jax.Array,
     cached_value: jax.Array,
     bias: jax.Array,
+    rows: rows_lib.Rows | None = None,
   ) -> jax.Array:
     """Attends with one query per row over cached keys and values.
 
     Args:
-      query: [batch, heads, head_dim].
+      query: [rows, heads, head_dim].
       cached_key: [batch, heads, head_dim, length].
       cached_value: [batch, heads, length, head_dim].
-      bias: [batch or 1, heads or 1, length]; masks rows not to be attended to.
+      bias: [batch or 1, heads or 1, length]; masks positions not to be attended
+        to.
+      rows: which rows of the batch the queries belong to; all of them if None.
 
     Returns:
-      [batch, embed].
+      [rows, embed].
     """
+    caches = (cached_key, cached_value, bias)
+    if rows is None or rows.is_whole:
+      attended = self._attend(query, *caches)
+    else:
+      attended = rows.for_each(
+        lambda i, row, attended: lax.dynamic_update_slice_in_dim(
+          attended,
+          self._attend(
+            lax.dynamic_slice_in_dim(query, i, 1),
+            *(_row_of(x, row) for x in caches),
+          ),
+          i,
+          axis=0,
+        ),
+        jnp.zeros_like(query),
+      )
+    return self.out(_merge_heads(attended))
+
+  def _attend(self, query, cached_key, cached_value, bias):
     logits = jnp.einsum('bhd,bhdk->bhk', *self._logit_dtype(query, cached_key))
     weights = _softmax(logits, bias, self.dtype)
-    attended = jnp.einsum('bhk,bhkd->bhd', weights, cached_value)
-    return self.out(_merge_heads(attended))
+    return jnp.einsum('bhk,bhkd->bhd', weights, cached_value)
 
   def _split(self, projected: jax.Array) -> jax.Array:
     # [..., heads * head_dim] -> [..., heads, head_dim]
@@ -160,6 +183,11 @@ def _softmax(logits, bias, dtype):
   if bias is not None:
     logits = logits + bias.astype(logits.dtype)
   return jax.nn.softmax(logits).astype(dtype)
+
+
+def _row_of(array, row):
+  # [batch or 1, ...] -> [1, ...]
+  return array if len(array) == 1 else lax.dynamic_slice_in_dim(array, row, 1)
 
 
 def _merge_heads(attended):

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from calm_jax.t5 import attention, layers, masks
+from calm_jax.t5 import attention, layers, masks, remat
+from calm_jax.t5 import rows as rows_lib
 
 
 @gin.configurable
@@ -102,6 +103,7 @@ class Encoder(nn.Module):
   """A stack of encoder layers over shared relative position biases."""
 
   config: T5Config
+  remat_policy: str = remat.NONE
 
   def setup(self):
     config = self.config
@@ -121,7 +123,9 @@ class Encoder(nn.Module):
     bias = bias + masks.mask_to_bias(mask, self.config.dtype)
     hidden = self.dropout(embedded, enable_dropout)
     for layer in self.layers:
-      hidden = layer(hidden, bias, enable_dropout=enable_dropout)
+      hidden = remat.run_layer(
+        self.remat_policy, layer, hidden, bias, enable_dropout=enable_dropout
+      )
     return self.dropout(self.encoder_norm(hidden), enable_dropout)
 
 
@@ -196,25 +200,26 @@ class DecoderLayer(nn.Module):
 
   def step(
     self, hidden, query, cached_key, cached_value, bias, cross_key, cross_value,
-    cross_bias,
+    cross_bias, rows: rows_lib.Rows | None = None,
   ):  # fmt: skip
     """Runs the layer for one token per row against filled caches.
 
     Args:
-      hidden: [batch, embed], the state below this layer.
-      query: [batch, heads, head_dim], from `project_token`.
+      hidden: [rows, embed], the state below this layer.
+      query: [rows, heads, head_dim], from `project_token`.
       cached_key: [batch, heads, head_dim, length], holding this position too.
       cached_value: [batch, heads, length, head_dim], likewise.
       bias: [1, heads, length], position bias and mask of this position.
       cross_key: [batch, heads, head_dim, source].
       cross_value: [batch, heads, source, head_dim].
       cross_bias: [batch, 1, source].
+      rows: the rows of the batch that are meant; all of them if None.
 
     Returns:
-      [batch, embed].
+      [rows, embed].
     """
     hidden = hidden + self.self_attention.attend_cached(
-      query, cached_key, cached_value, bias
+      query, cached_key, cached_value, bias, rows
     )
     crossing = self.encoder_decoder_attention
     crossed = crossing.attend_cached(
@@ -222,6 +227,7 @@ class DecoderLayer(nn.Module):
       cross_key,
       cross_value,
       cross_bias,
+      rows,
     )
     hidden = hidden + crossed
     return hidden + self.mlp(self.pre_mlp_layer_norm(hidden))
@@ -232,6 +238,7 @@ class Decoder(nn.Module):
 
   config: T5Config
   token_embedder: layers.Embed
+  remat_policy: str = remat.NONE
 
   def setup(self):
     config = self.config
@@ -257,9 +264,10 @@ class Decoder(nn.Module):
     hidden = self.dropout(embedded, enable_dropout)
     states = []
     for layer in self.layers:
-      hidden = layer(
-        hidden, encoded, bias, cross_bias, enable_dropout=enable_dropout
-      )
+      hidden = remat.run_layer(
+        self.remat_policy, layer, hidden, encoded, bias, cross_bias,
+        enable_dropout=enable_dropout,
+      )  # fmt: skip
       states.append(hidden)
     return jnp.stack(states)
 
@@ -291,17 +299,24 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-  """T5: the network whose checkpoints T5X writes and reads."""
+  """T5: the network whose checkpoints T5X writes and reads.
+
+  Attributes:
+    config: sizes.
+    remat_policy: what training keeps for the backward pass (`remat`); T5X has
+      it among the sizes, but it changes no result.
+  """
 
   config: T5Config
+  remat_policy: str = remat.NONE
 
   def setup(self):
     config = self.config
     self.token_embedder = layers.Embed(
       config.vocab_size, config.emb_dim, config.dtype
     )
-    self.encoder = Encoder(config)
-    self.decoder = Decoder(config, self.token_embedder)
+    self.encoder = Encoder(config, self.remat_policy)
+    self.decoder = Decoder(config, self.token_embedder, self.remat_policy)
 
   def encode(
     self,

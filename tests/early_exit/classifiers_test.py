@@ -12,6 +12,7 @@ from calm_jax.early_exit import (
   classifiers,
   confidence,
 )
+from calm_jax.t5 import rows as rows_lib
 
 EMB, LAYERS, LENGTH = 16, 4, 6
 ATTENTION = classifiers.Attention(width=8, num_heads=2)
@@ -135,6 +136,7 @@ def test_the_confidence_is_the_probability_of_agreement():
     hidden=hidden,
     previous_hidden=hidden,
     position=jnp.int32(0),
+    rows=rows_lib.Rows.all(1),
     exit_states=hidden[:, None],
     is_full_model=jnp.zeros(1, bool),
     params={classifiers.PARAMS: {'linear': params}},

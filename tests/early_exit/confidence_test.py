@@ -8,6 +8,7 @@ from testing import tiny_t5
 
 from calm_jax import errors
 from calm_jax.early_exit import confidence, prediction, top_k
+from calm_jax.t5 import rows as rows_lib
 
 
 def _random(*shape, scale=1.0, seed=0):
@@ -55,11 +56,13 @@ def _view(hidden, previous_hidden=None, layer=1, **kwargs):
       hidden if previous_hidden is None else previous_hidden
     ),
     'position': jnp.int32(0),
+    'rows': rows_lib.Rows.all(len(hidden)),
     'exit_states': hidden[:, None],
     'is_full_model': jnp.zeros(len(hidden), bool),
     'params': {},
     'network': lambda states, method: states,
     'predict': prediction.predict,
+    'prepared': top_k.OutputColumns(None),
   }
   return confidence.LayerView(**defaults | kwargs)
 

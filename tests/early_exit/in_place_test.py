@@ -27,7 +27,7 @@ CONFIG = network.T5Config(
   num_decoder_layers=3,
   dropout_rate=0.0,
 )
-SOURCE, TARGET = 40, 24
+SOURCE, TARGET = 56, 40
 CACHE_SIZE = CONFIG.num_heads * CONFIG.head_dim * TARGET
 ATTENTION = classifiers.Attention(width=48, num_heads=3)
 

@@ -305,13 +305,9 @@ def test_full_trace_is_the_teacher_forced_argmax_of_every_layer():
 def test_every_layer_and_position_is_written_exactly_once(monkeypatch):
   # Writing by addition to caches of zeros gives the same numbers if and only
   # if nothing is written twice; what is past `filled` must still be zero.
-  def add_rows(cache, rows, start, *, axis, where=None):
-    if where is not None:
-      shape = [1] * cache.ndim
-      shape[0], shape[axis] = where.shape
-      rows = jnp.where(where.reshape(shape), rows, 0.0)
-    old = jax.lax.dynamic_slice_in_dim(cache, start, rows.shape[axis], axis)
-    return jax.lax.dynamic_update_slice_in_dim(cache, old + rows, start, axis)
+  def add_rows(cache, part, start):
+    old = jax.lax.dynamic_slice(cache, start, part.shape)
+    return jax.lax.dynamic_update_slice(cache, old + part, start)
 
   measure = GAP
   sources = tiny_t5.sources(2)
@@ -335,16 +331,17 @@ def test_every_layer_and_position_is_written_exactly_once(monkeypatch):
   written = caches()
   monkeypatch.setattr(lazy_cache, 'write_rows', add_rows)
   added = caches()
-  filled = [int(x.filled[0]) for x in written.layers]
-  assert filled[0] == num_tokens
-  assert any(x > 0 for x in filled[1:]), 'the test needs deeper layers'
-  for k, upto in enumerate(filled):
-    for name, axis in (('keys', 3), ('values', 2)):
+  filled = np.array([layer.filled for layer in written.layers])
+  assert (filled[0] == num_tokens).all()
+  assert filled[1:].any(), 'the test needs deeper layers'
+  for k, of_rows in enumerate(filled):
+    for name, axis in (('keys', 2), ('values', 1)):
       cache = np.asarray(getattr(written.layers[k], name))
       np.testing.assert_array_equal(cache, getattr(added.layers[k], name))
-      positions = np.abs(np.moveaxis(cache, axis, 0)).reshape(LENGTH, -1)
-      assert (positions[:upto].max(axis=1) > 0).all()
-      assert (positions[upto:] == 0).all()
+      for row, upto in zip(cache, of_rows, strict=True):
+        positions = np.abs(np.moveaxis(row, axis, 0)).reshape(LENGTH, -1)
+        assert (positions[:upto].max(axis=1, initial=1.0) > 0).all()
+        assert (positions[upto:] == 0).all()
 
 
 def test_finished_and_padding_rows_use_no_layers():

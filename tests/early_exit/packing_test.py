@@ -56,7 +56,7 @@ def _generate(measure, rows_per_pack, sampled):
 )
 def test_packs_equal_the_whole_batch(measure, rows_per_pack, sampled):
   packed = _generate(measure, rows_per_pack, sampled)(SOURCES, THRESHOLDS)
-  whole = _generate(measure, BATCH, sampled)(SOURCES, THRESHOLDS)
+  whole = _generate(measure, 0, sampled)(SOURCES, THRESHOLDS)
   used = np.asarray(whole.num_layers_used)
   assert len(set(used[used > 0].tolist())) > 2, 'exits must differ'
   for name in ('tokens', 'num_layers_used', 'num_undefined'):
@@ -71,32 +71,37 @@ def test_packs_equal_the_whole_batch(measure, rows_per_pack, sampled):
 @settings(max_examples=40, deadline=None)
 def test_active_rows_alone_are_worked_on(active, rows_per_pack):
   active = jnp.array(active)
-  carried = {
+  by_row = {
     'a': jnp.arange(len(active) * 2.0).reshape(-1, 2),
     'b': jnp.full(len(active), -1.0),
   }
-  read_only = jnp.arange(len(active)) * 10
+  shared = jnp.arange(len(active)) * 10
 
-  def step(carried, read_only, is_row):
-    result = jnp.where(is_row, carried['a'][:, 0] + read_only, np.nan)
-    return {'a': carried['a'] + 1, 'b': result}
+  def step(by_row, shared, rows):
+    is_row = jnp.arange(rows_per_pack) < rows.count
+    read = rows.take(shared)
+    result = jnp.where(is_row, by_row['a'][:, 0] + read, np.nan)
+    shared = rows.for_each(lambda i, row, x: x.at[row].set(read[i] + 1), shared)
+    return {'a': by_row['a'] + 1, 'b': result}, shared
 
-  changed = packing.map_active_rows(
-    step, active, carried, read_only, rows_per_pack=rows_per_pack
+  changed, in_place = packing.map_active_rows(
+    step, active, by_row, shared, rows_per_pack=rows_per_pack
   )
-  np.testing.assert_array_equal(changed['a'], carried['a'] + active[:, None])
+  tens = jnp.arange(len(active)) * 10
+  np.testing.assert_array_equal(changed['a'], by_row['a'] + active[:, None])
   np.testing.assert_array_equal(
-    changed['b'], np.where(active, carried['a'][:, 0] + read_only, -1)
+    changed['b'], np.where(active, by_row['a'][:, 0] + tens, -1)
   )
+  np.testing.assert_array_equal(in_place, jnp.where(active, tens + 1, tens))
 
 
 def test_packs_are_as_many_as_the_rows_need():
   """Counted at run time: 5 of 7 rows in packs of 2 are 3 packs."""
   counted = []
 
-  def step(carried, read_only, is_row):
-    jax.debug.callback(lambda rows: counted.append(int(rows)), is_row.sum())
-    return carried
+  def step(by_row, shared, rows):
+    jax.debug.callback(lambda rows: counted.append(int(rows)), rows.count)
+    return by_row, shared
 
   active = np.array([1, 1, 0, 1, 1, 0, 1], bool)
   jax.jit(functools.partial(packing.map_active_rows, step, rows_per_pack=2))(
