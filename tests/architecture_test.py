@@ -42,6 +42,7 @@ ROOMS = (
   'consistency_losses',
   'models',
   'optimizers',
+  'multihost',
   'partitioning',
   'data',
   'checkpoints',

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from calm_jax import errors, json_records
+from calm_jax import errors, json_records, partitioning
 from calm_jax.checkpoints import digests, param_trees
 
 _STEP_NAME = re.compile(r'checkpoint_(\d+)')
@@ -71,6 +71,8 @@ class CheckpointStore:
   def save(self, step: int, tree: Any) -> None:
     """Saves a tree of arrays; returns once it has its final name.
 
+    All processes of a run call it; the first one writes.
+
     Raises:
       ConfigError: there is a checkpoint of this step already.
       ResourceError: the disk is full or refuses; earlier checkpoints stay.
@@ -80,8 +82,9 @@ class CheckpointStore:
         f'{self.directory} already holds checkpoint_{step}; delete it or choose'
         ' a new MODEL_DIR.'
       )
-    # Copies, because the caller's next step may donate these buffers.
-    tree = jax.tree.map(np.array, tree)
+    # Copies, because the caller's next step may donate these buffers; whole
+    # arrays, so that any number of devices can restore them.
+    tree = partitioning.to_host(tree)
     description = {
       'schema_version': json_records.SCHEMA_VERSION,
       'arrays': digests.describe(param_trees.flatten(tree)),

@@ -74,6 +74,14 @@ def _as_binding(argument: str) -> str:
   return f'{name.strip()} = {value.strip()}'
 
 
+def boolean(text: str) -> bool:
+  """absl's words for a boolean flag's value."""
+  words = {'true': True, '1': True, 'false': False, '0': False}
+  if text.lower() not in words:
+    raise argparse.ArgumentTypeError(f'true or false is required, got {text!r}')
+  return words[text.lower()]
+
+
 def make_parser(command: str, description: str) -> Parser:
   """A parser with the flags that every stage takes."""
   parser = Parser(

@@ -17,7 +17,32 @@ first (exit code 143)."""
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds what the other stages do not have: nothing."""
+  """Adds T5X's flags of a run on several hosts."""
+  group = parser.add_argument_group(
+    'several hosts, each with the same command but for --process_index; those'
+    ' of a Cloud TPU find each other without flags'
+  )
+  group.add_argument(
+    '--multiprocess_gpu',
+    nargs='?',
+    const=True,
+    default=False,
+    type=flags.boolean,
+    help='join the processes that the next flags describe, on GPUs or CPUs',
+  )
+  group.add_argument(
+    '--coordinator_address',
+    metavar='HOST:PORT',
+    help='where process 0 listens',
+  )
+  group.add_argument('--process_count', type=int, metavar='N')
+  group.add_argument('--process_index', type=int, metavar='I', help='from 0')
+  group.add_argument(
+    '--initialization_timeout',
+    type=int,
+    metavar='SECONDS',
+    help='how long to wait for the others at the start',
+  )
 
 
 def run(args) -> None:
@@ -32,14 +57,40 @@ def run(args) -> None:
       'calm train requires a gin file, for example'
       ' --gin_file=gin/experiments/docstrings.gin.'
     )
-  from calm_jax.cli import gin_setup, native_logs
+  from calm_jax import multihost
+  from calm_jax.cli import native_logs
 
   native_logs.import_tensorflow(verbose=args.v > 0)
-  gin_setup.parse(args.gin_file, args.gin_bindings, args.gin_search_paths)
+  if args.multiprocess_gpu:
+    multihost.initialize(
+      args.coordinator_address,
+      args.process_count,
+      args.process_index,
+      args.initialization_timeout,
+    )
+  else:
+    multihost.initialize_on_tpu()
+  with multihost.leaving_together():
+    _train(args)
+
+
+def _train(args) -> None:
+  import gin
+
+  from calm_jax import multihost
+  from calm_jax.cli import gin_setup
   from calm_jax.training import loop
 
+  gin_setup.parse(args.gin_file, args.gin_bindings, args.gin_search_paths)
   train = gin_setup.configured(loop.train)
   model_dir = gin_setup.absolute_path_macro('MODEL_DIR')
+  multihost.assert_same(
+    {**multihost.versions(), 'configuration': gin.config_str()},
+    'Start the same command, with the same gin files, on every host.',
+  )
+  if not multihost.is_writer():
+    gin_setup.call(train)
+    return
   print(f'calm train: writing to {model_dir}', flush=True)
   with _recorded_configuration(model_dir):
     gin_setup.call(train)

@@ -74,3 +74,17 @@ class RunLogs:
     self._train.close()
     self._evaluation.close()
     self.progress.close()
+
+
+class NoLogs:
+  """The logs of a process that leaves writing to another."""
+
+  @property
+  def progress(self):
+    """Says nothing."""
+    return self
+
+  def _ignore(self, *args, **values):
+    pass
+
+  message = exclude = add = write = write_evaluation = close = _ignore

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from calm_jax import errors, optimizers, partitioning
+from calm_jax import errors, multihost, optimizers, partitioning
 from calm_jax.checkpoints import load, orbax_io
 from calm_jax.training import logs, signals, state, step
 
@@ -102,6 +102,7 @@ def train(
     The final state.
 
   Raises:
+    LostPeerError: another process of the run has gone.
     ConfigError: the newest checkpoint is beyond total_steps, or a batch does
       not divide among the devices.
     DataError: there is no model at initial_checkpoint_path, or of other sizes.
@@ -114,10 +115,15 @@ def train(
   partitioner = partitioner or partitioning.PjitPartitioner(
     devices=jax.local_devices()[:1]
   )
-  train_state = _restore_or_create(
-    store, objective, model.module, optimizer, batches, seed, total_steps,
-    initial_checkpoint_path, partitioner,
-  )  # fmt: skip
+  multihost.assert_same(
+    {'newest checkpoint in MODEL_DIR': str(store.latest_step())},
+    'MODEL_DIR must be a folder that all hosts share.',
+  )
+  with multihost.phase('restore'):
+    train_state = _restore_or_create(
+      store, objective, model.module, optimizer, batches, seed, total_steps,
+      initial_checkpoint_path, partitioner,
+    )  # fmt: skip
   train_step = objective.make_train_step(model.module, optimizer, seed)
   run = _Run(
     store=store,
@@ -131,7 +137,9 @@ def train(
     put_batch=partitioner.put_batch,
     periods=periods,
     total_steps=total_steps,
-    logs=logs.RunLogs(model_dir, total_steps, int(train_state.step), objective),
+    logs=logs.RunLogs(model_dir, total_steps, int(train_state.step), objective)
+    if multihost.is_writer()
+    else logs.NoLogs(),
   )
   try:
     return run.run(train_state, batches)
@@ -228,16 +236,18 @@ class _Run:
     # next step is queued keeps the device busy while the host works.
     pending = None
     source = _batches_from(batches, start)
+    agreement = multihost.StopAgreement()
     with signals.StopRequest() as stop:
       for number in range(start + 1, self.total_steps + 1):
-        train_state, sums = self._dispatch(train_state, next(source))
-        self._finish(pending)
-        pending = (number, sums)
-        at_stop = stop.received is not None
-        if at_stop or self._has_duty(number):
+        with multihost.phase(f'step {number}'):
+          train_state, sums = self._dispatch(train_state, next(source))
           self._finish(pending)
-          pending = None
-          self._do_duties(number, train_state, at_stop)
+          pending = (number, sums)
+          at_stop = agreement.reached(stop.received is not None)
+          if at_stop or self._has_duty(number):
+            self._finish(pending)
+            pending = None
+            self._do_duties(number, train_state, at_stop)
         if at_stop:
           self._leave(number, stop.received)
     return train_state
@@ -287,10 +297,12 @@ class _Run:
     if is_last or number % self.periods.log == 0:
       self.logs.write(number)
     if is_last or at_stop or number % self.periods.checkpoint == 0:
-      self._timed('checkpoint', self._save, number, train_state)
+      with multihost.phase(f'checkpoint of step {number}'):
+        self._timed('checkpoint', self._save, number, train_state)
     if self.eval_batches and not at_stop:
       if is_last or number % self.periods.evaluate == 0:
-        self._timed('evaluate', self._evaluate, number, train_state.params)
+        with multihost.phase(f'evaluation at step {number}'):
+          self._timed('evaluate', self._evaluate, number, train_state.params)
 
   def _timed(self, reason, function, *args):
     started = time.monotonic()
@@ -306,7 +318,9 @@ class _Run:
     self.logs.write_evaluation(number, values)
 
   def _leave(self, number: int, received):
+    # Another process may be the one that was asked to stop.
+    name = received.name if received else 'a signal to another process'
     self.logs.progress.message(
-      f'{received.name}: saved step {number}; the same command resumes there.'
+      f'{name}: saved step {number}; the same command resumes there.'
     )
     raise SystemExit(SAVED_AFTER_SIGNAL)
