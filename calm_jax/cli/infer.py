@@ -130,24 +130,29 @@ def run(args) -> None:
       'Give either --input_file or --split: a text file has no splits.'
     )
   # Before the model is loaded, which takes seconds.
-  sources = _sources(chosen)
+  sources = _sources(chosen, verbose=args.v > 0)
   loaded = loading.load(chosen)
   threshold = search.threshold_for(chosen, loaded, _FULL_MODEL)
   for name, split, examples in sources:
     _infer(args, chosen, loaded, threshold, (name, split, examples))
 
 
-def _sources(chosen) -> list[tuple[str, str, list]]:
+def _sources(chosen, *, verbose: bool) -> list[tuple[str, str, list]]:
   """(name of the results, split, examples) of each task or of the file."""
+  from calm_jax.data import task_examples
   from calm_jax.inference import records, sources
 
   records.check_mode(chosen.mode)
   if chosen.input_file is not None:
     name = pathlib.Path(chosen.input_file).stem
     return [(name, '', sources.read_file(chosen.input_file, chosen.task))]
+  found = {
+    task: loading.load_examples(task, chosen.split, verbose=verbose).examples
+    for task in task_examples.task_names(chosen.task)
+  }
   return [
-    (task, chosen.split, sources.read_task(task, chosen.split))
-    for task in sources.task_names(chosen.task)
+    (task, chosen.split, sources.checked(examples))
+    for task, examples in found.items()
   ]
 
 

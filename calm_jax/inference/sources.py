@@ -1,4 +1,4 @@
-"""What inference reads: the splits of a task or mixture, or a text file."""
+"""What inference reads beside the splits of a task: a text file."""
 
 import os
 import pathlib
@@ -6,12 +6,6 @@ from collections.abc import Sequence
 
 from calm_jax import errors
 from calm_jax.data import corpus, file_tasks, task_examples
-from calm_jax.data.task_examples import task_names as task_names
-
-
-def read_task(task: str, split: str) -> list[corpus.Example]:
-  """All examples of a split, ordered by id; raises as `task_examples.load`."""
-  return checked(task_examples.load(task, split).examples)
 
 
 def read_file(path: str | os.PathLike, task: str) -> list[corpus.Example]:

@@ -4,14 +4,14 @@ import pytest
 import seqio
 
 from calm_jax import errors
-from calm_jax.data import corpus
+from calm_jax.data import corpus, task_examples
 from calm_jax.inference import sources
 
 
 def test_tasks_of_the_built_in_mixture():
   names = 'docstring_restoration', 'docstring_summarization'
-  assert sources.task_names('docstrings') == names
-  assert sources.task_names(names[0]) == names[:1]
+  assert task_examples.task_names('docstrings') == names
+  assert task_examples.task_names(names[0]) == names[:1]
 
 
 def test_tasks_of_a_seqio_mixture():
@@ -26,7 +26,7 @@ def test_tasks_of_a_seqio_mixture():
     )
   seqio.MixtureRegistry.add('infer_both', [(name, 1.0) for name in names])
   try:
-    assert sources.task_names('infer_both') == names
+    assert task_examples.task_names('infer_both') == names
   finally:
     seqio.MixtureRegistry.remove('infer_both')
     for name in names:
