@@ -1,9 +1,10 @@
-"""Import of Hugging Face T5 directories: config.json and model.safetensors.
+"""Import of Hugging Face T5 directories: config.json and safetensors.
 
 Torch stores a linear map as [out, in], so kernels are transposed; names follow
-the table below. T5 1.0 and 1.1 are read, with tied embeddings or without; what
-differs from them is refused by the name of the field. Exit classifiers that
-`to_huggingface` wrote are read too. Neither torch nor transformers is needed.
+the table below. T5 1.0 and 1.1, Flan-T5, LM-adapted T5 and mT5 are read, with
+tied embeddings or without, in one file or in shards; what differs from them is
+refused by the name of the field. Exit classifiers that `to_huggingface` wrote
+are read too. Neither torch nor transformers is needed.
 """
 
 import dataclasses
@@ -14,11 +15,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from calm_jax import errors, json_records
-from calm_jax.checkpoints import param_trees, to_huggingface
+from calm_jax.checkpoints import (
+  param_trees,
+  safetensors_files,
+  sizes_of_arrays,
+  to_huggingface,
+)
 from calm_jax.t5 import network
 
 _ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}
@@ -40,9 +44,15 @@ _SHARED = {
 }
 # Copies of the shared embedding that some files hold under these names.
 _COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
+# In old files of T5 1.0, and used by nothing: transformers ignores it too.
+_UNUSED = (
+  'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
+)
+# Type of model -> its feed-forward block where config.json does not say.
+_FEED_FORWARD_DEFAULTS = {'t5': 'relu', 'mt5': 'gated-gelu'}
+_ACTIVATIONS = {'relu': ('relu',), 'gated-gelu': ('gelu', 'linear')}
 # What a T5 must say, and what it means when it says nothing.
 _REQUIRED = {
-  'model_type': ('t5', None),
   'layer_norm_epsilon': (1e-6, 1e-6),
   'relative_attention_num_buckets': (32, 32),
   'relative_attention_max_distance': (128, 128),
@@ -59,10 +69,12 @@ class ImportedModel:
   Attributes:
     config: sizes of the network.
     params: nested dict of float32 NumPy arrays.
+    vocabulary_path: the SentencePiece file in the directory, if there is one.
   """
 
   config: network.T5Config
   params: dict[str, Any]
+  vocabulary_path: pathlib.Path | None = None
 
 
 def load(directory: str | os.PathLike) -> ImportedModel:
@@ -73,18 +85,27 @@ def load(directory: str | os.PathLike) -> ImportedModel:
       1.1, or the parameters are not those of the configuration.
   """
   directory = pathlib.Path(directory).expanduser().absolute()
-  config = load_config(directory)
-  tensors = _read_tensors(directory)
+  fields = _read_fields(directory)
+  config = _config(fields, directory / 'config.json')
+  tensors = safetensors_files.read_directory(directory)
+  _check_fields(tensors, fields, config, directory / 'config.json')
+  if _is_tied_unscaled(fields) and 'shared.weight' in tensors:
+    tensors.setdefault('lm_head.weight', tensors['shared.weight'])
   params = _convert(tensors, config, directory)
-  param_trees.check_same(
+  sizes_of_arrays.check_network(
     {name: array.shape for name, array in params.items()},
-    param_trees.expected_shapes(config),
-    str(directory / 'model.safetensors'),
+    config,
+    str(directory),
   )
   classifiers = directory / to_huggingface.CLASSIFIERS_FILE
   if classifiers.is_file():
-    params |= _read_safetensors(classifiers)
-  return ImportedModel(config, param_trees.unflatten(params))
+    params |= safetensors_files.read_file(classifiers)
+  vocabulary = directory / to_huggingface.VOCABULARY_FILE
+  return ImportedModel(
+    config,
+    param_trees.unflatten(params),
+    vocabulary if vocabulary.is_file() else None,
+  )
 
 
 def load_config(directory: str | os.PathLike) -> network.T5Config:
@@ -94,61 +115,121 @@ def load_config(directory: str | os.PathLike) -> network.T5Config:
     DataError: it is missing, or describes another network than T5 1.0 (ReLU)
       or 1.1 (gated GELU); names the field.
   """
-  path = pathlib.Path(directory) / 'config.json'
+  directory = pathlib.Path(directory)
+  return _config(_read_fields(directory), directory / 'config.json')
+
+
+def _read_fields(directory: pathlib.Path) -> dict[str, Any]:
+  path = directory / 'config.json'
   fields = json_records.read_json(path)
+  if not isinstance(fields, dict):
+    raise errors.DataError(f'{path} must hold a JSON object, got {fields!r}.')
+  return fields
+
+
+def _config(fields: Mapping[str, Any], path: pathlib.Path) -> network.T5Config:
+  model_type = fields.get('model_type')
+  _require_among(path, 'model_type', model_type, _FEED_FORWARD_DEFAULTS)
   for name, (required, default) in _REQUIRED.items():
-    _require(path, name, fields.get(name, default), required)
-  is_gated = fields.get('feed_forward_proj', 'relu') != 'relu'
-  if is_gated:
-    _require(
-      path, 'feed_forward_proj', fields['feed_forward_proj'], 'gated-gelu'
-    )
-  try:
-    return network.T5Config(
-      vocab_size=fields['vocab_size'],
-      emb_dim=fields['d_model'],
-      num_heads=fields['num_heads'],
-      num_encoder_layers=fields['num_layers'],
-      num_decoder_layers=fields.get('num_decoder_layers')
-      or fields['num_layers'],
-      head_dim=fields['d_kv'],
-      mlp_dim=fields['d_ff'],
-      mlp_activations=('gelu', 'linear') if is_gated else ('relu',),
-      dropout_rate=fields.get('dropout_rate', 0.1),
-      # T5 1.0 ties its embeddings and 1.1 does not; either may differ.
-      logits_via_embedding=fields.get('tie_word_embeddings', True),
-    )
-  except KeyError as error:
-    raise errors.DataError(f'{path} lacks the field {error}.') from error
+    _require_among(path, name, fields.get(name, default), (required,))
+  feed_forward = fields.get(
+    'feed_forward_proj', _FEED_FORWARD_DEFAULTS[model_type]
+  )
+  _require_among(path, 'feed_forward_proj', feed_forward, _ACTIVATIONS)
+  num_layers = _size(fields, 'num_layers', path)
+  return network.T5Config(
+    vocab_size=_size(fields, 'vocab_size', path),
+    emb_dim=_size(fields, 'd_model', path),
+    num_heads=_size(fields, 'num_heads', path),
+    num_encoder_layers=num_layers,
+    num_decoder_layers=_size(fields, 'num_decoder_layers', path, num_layers),
+    head_dim=_size(fields, 'd_kv', path),
+    mlp_dim=_size(fields, 'd_ff', path),
+    mlp_activations=_ACTIVATIONS[feed_forward],
+    dropout_rate=_dropout_rate(fields, path),
+    logits_via_embedding=_is_scaled(fields, path),
+  )
 
 
-def _require(path: pathlib.Path, name: str, value: Any, required: Any) -> None:
-  if value != required:
+def _check_fields(
+  tensors: Mapping[str, np.ndarray],
+  fields: Mapping[str, Any],
+  config: network.T5Config,
+  path: pathlib.Path,
+) -> None:
+  """Names the field where config.json and the tensors tell different things."""
+  has_gate = any(name.endswith('.wi_0.weight') for name in tensors)
+  if has_gate != (len(config.mlp_activations) > 1):
+    needed = 'gated-gelu' if has_gate else 'relu'
     raise errors.DataError(
-      f'{path} is not of a T5 1.0 or 1.1 model: {name} must be {required!r},'
-      f' got {value!r}.'
+      f'{path}: feed_forward_proj must be {needed!r} for the tensors beside it'
+      f' ({"wi_0 and wi_1" if has_gate else "one wi"} in each block), got'
+      f' {fields.get("feed_forward_proj")!r}; the files belong to different'
+      ' models.'
+    )
+  needs_head = not (config.logits_via_embedding or _is_tied_unscaled(fields))
+  if needs_head and 'lm_head.weight' not in tensors:
+    raise errors.DataError(
+      f'{path}: tie_word_embeddings is false, so the tensors must have a'
+      ' lm_head.weight, but there is none; the files belong to different'
+      ' models, or hold an encoder-decoder without its head (T5Model).'
     )
 
 
-def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
-  path = directory / 'model.safetensors'
-  if not path.is_file():
-    names = sorted(child.name for child in directory.iterdir())
+def _size(fields, name: str, path: pathlib.Path, default=None) -> int:
+  size = fields.get(name)
+  size = default if size is None else size
+  if size is None:
+    raise errors.DataError(f'{path} lacks the field {name!r}.')
+  # As large as any T5, and small enough for shapes to be computed.
+  if type(size) is not int or not 1 <= size < 2**31:
     raise errors.DataError(
-      f'{directory} has no model.safetensors (it holds {", ".join(names)});'
-      ' pickled weights (.bin) are never read, convert them with'
-      ' save_pretrained(..., safe_serialization=True).'
+      f'{path}: {name} must be a positive integer, got {size!r}.'
     )
-  return _read_safetensors(path)
+  return size
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    return safetensors.numpy.load_file(path)
-  except (safetensors.SafetensorError, OSError, ValueError) as error:
+def _dropout_rate(fields, path: pathlib.Path) -> float:
+  rate = fields.get('dropout_rate', 0.1)
+  if type(rate) not in (int, float) or not 0 <= rate < 1:
     raise errors.DataError(
-      f'{path} is damaged or truncated ({path.stat().st_size} bytes: {error}).'
-    ) from error
+      f'{path}: dropout_rate must be in [0, 1), got {rate!r}.'
+    )
+  return float(rate)
+
+
+def _is_scaled(fields, path: pathlib.Path) -> bool:
+  """Whether logits are scaled and come from the token embedding.
+
+  T5 1.0 ties its embeddings and scales, 1.1 does neither, and both say so in
+  tie_word_embeddings, which is true if absent. Since version 5 transformers
+  writes true there for all, and means scale_decoder_outputs.
+  """
+  name = 'tie_word_embeddings'
+  if 'scale_decoder_outputs' in fields:
+    name = 'scale_decoder_outputs'
+  # An mT5 that does not say is what its published weights are: not tied.
+  is_scaled = fields.get(name, fields['model_type'] != 'mt5')
+  _require_among(path, name, is_scaled, (True, False))
+  return is_scaled
+
+
+def _is_tied_unscaled(fields) -> bool:
+  """A file of transformers 5 that stores equal embeddings once."""
+  return (
+    fields.get('scale_decoder_outputs') is False
+    and fields.get('tie_word_embeddings') is True
+  )
+
+
+def _require_among(path: pathlib.Path, name: str, value, allowed) -> None:
+  # 1 == True in Python, but not in JSON.
+  if any(type(value) is type(x) and value == x for x in allowed):
+    return
+  raise errors.DataError(
+    f'{path} is not of a T5 1.0 or 1.1 model: {name} must be'
+    f' {" or ".join(map(repr, allowed))}, got {value!r}.'
+  )
 
 
 def _convert(
@@ -157,6 +238,7 @@ def _convert(
   directory: pathlib.Path,
 ) -> dict[str, np.ndarray]:
   tensors = dict(tensors)
+  tensors.pop(_UNUSED, None)
   redundant = list(_COPIES)
   if config.logits_via_embedding:
     redundant.append('lm_head.weight')
@@ -184,7 +266,7 @@ def _drop_copy(
   elif not np.array_equal(copy, original):
     raise errors.DataError(
       f'{directory}: {name} must equal shared.weight in a T5 model with tied'
-      ' embeddings, but differs.'
+      ' embeddings (tie_word_embeddings in config.json), but differs.'
     )
 
 

@@ -1,27 +1,103 @@
-"""Import of T5X's native checkpoints: msgpack index and zarr directories.
+"""Import of T5X's checkpoints, both formats that T5X writes.
 
-    checkpoint_N/checkpoint                 small arrays, where others are
-    checkpoint_N/target.decoder.../.zarray  one directory per array
+    checkpoint_N/checkpoint                 native: msgpack index, small arrays
+    checkpoint_N/target.decoder.../.zarray  one zarr directory per array
+    checkpoint_N/state/_METADATA            Orbax, T5X's default since 2023
 
-Our parameter tree is T5X's, so nothing is renamed. Optimizer state is left
-aside. Nothing of T5X or TensorFlow is needed.
+Both hold one tree: `target` is the parameters, by our own names, so nothing is
+renamed; `state` is the optimizer's step and accumulators (`t5x_adafactor`).
+Nothing of T5X or TensorFlow is needed.
 """
 
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
-import msgpack
 import numpy as np
-import tensorstore
 
 from calm_jax import errors
-from calm_jax.checkpoints import orbax_io, param_trees
+from calm_jax.checkpoints import (
+  orbax_io,
+  param_trees,
+  sha256sums,
+  sizes_of_arrays,
+  t5x_native,
+)
 from calm_jax.t5 import network
 
-# Flax's msgpack extension for an array: (shape, type name, bytes).
-_ARRAY_EXTENSION = 1
+_TARGET = 'target/'
+
+
+class Checkpoint(Protocol):
+  """An open T5X checkpoint, its arrays not yet read.
+
+  Attributes:
+    directory: where it is.
+    shapes: of all arrays, by names such as 'target/encoder/...' and
+      'state/step'.
+  """
+
+  directory: pathlib.Path
+  shapes: Mapping[str, tuple[int, ...]]
+
+  def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those arrays; raises DataError where one is damaged."""
+
+
+class _OrbaxCheckpoint:
+  """T5X's tree in Orbax's layout."""
+
+  def __init__(self, directory: pathlib.Path):
+    self.directory = directory
+    self._leaves = orbax_io.read_metadata(directory)
+    self.shapes = {name: leaf.shape for name, leaf in self._leaves.items()}
+
+  def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+    template = param_trees.unflatten({x: self._leaves[x] for x in names})
+    return param_trees.flatten(orbax_io.read_arrays(self.directory, template))
+
+
+def is_t5x(directory: pathlib.Path) -> bool:
+  """Whether a checkpoint's own directory is one of T5X, of either format."""
+  return t5x_native.is_native(directory) or orbax_io.is_foreign(directory)
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+  """Reads what is in a checkpoint, but no arrays.
+
+  Args:
+    path: a `checkpoint_N` directory, or a directory of such ones, whose newest
+      is taken.
+
+  Raises:
+    DataError: not such a checkpoint, or its index is damaged.
+  """
+  directory = orbax_io.find_checkpoint(path)
+  sha256sums.check(directory)
+  if orbax_io.is_foreign(directory):
+    checkpoint = _OrbaxCheckpoint(directory)
+  else:
+    checkpoint = t5x_native.NativeCheckpoint(directory)
+  if not any(name.startswith(_TARGET) for name in checkpoint.shapes):
+    shown = ', '.join(sorted(checkpoint.shapes)[:3])
+    raise errors.DataError(
+      f'{directory} was not written by calm_jax (it has no digests) nor by T5X'
+      f' (it has no arrays under target/, but {shown or "none at all"}).'
+    )
+  return checkpoint
+
+
+def load_config(path: str | os.PathLike) -> network.T5Config:
+  """The network's sizes, told from the shapes of its arrays.
+
+  Raises:
+    DataError: as `load_params`.
+  """
+  checkpoint = open_checkpoint(path)
+  return sizes_of_arrays.config_of(
+    _target_shapes(checkpoint), str(checkpoint.directory)
+  )
 
 
 def load_params(
@@ -30,113 +106,40 @@ def load_params(
   """Reads the parameters of a T5X checkpoint.
 
   Args:
-    path: a `checkpoint_N` directory, or a directory of such ones, whose newest
-      is taken.
+    path: as for `open_checkpoint`.
     config: the network that they are for.
 
   Returns:
-    Nested dict of float32 NumPy arrays.
+    Nested dict of float32 NumPy arrays, with the exit classifiers that our
+    model trained under T5X, if there are any.
 
   Raises:
     DataError: not such a checkpoint, or a part of it is missing or damaged, or
       its parameters are not those of the network; each is named.
   """
-  directory = orbax_io.find_checkpoint(path)
-  entries = param_trees.flatten(_read_index(directory))
-  param_trees.check_same(
-    {name: entry.shape for name, entry in entries.items()},
-    param_trees.expected_shapes(config),
-    str(directory),
+  return read_params(open_checkpoint(path), config)
+
+
+def read_params(
+  checkpoint: Checkpoint, config: network.T5Config
+) -> dict[str, Any]:
+  """`load_params` of an open checkpoint."""
+  shapes = _target_shapes(checkpoint)
+  sizes_of_arrays.check_network(
+    param_trees.of_network(shapes), config, str(checkpoint.directory)
   )
+  arrays = checkpoint.read(_TARGET + name for name in shapes)
   return param_trees.unflatten(
-    {name: entry.read().astype(np.float32) for name, entry in entries.items()}
+    {
+      name.removeprefix(_TARGET): array.astype(np.float32)
+      for name, array in arrays.items()
+    }
   )
 
 
-class _StoredArray:
-  """An array in the index itself."""
-
-  def __init__(self, array: np.ndarray):
-    self._array = array
-    self.shape = array.shape
-
-  def read(self) -> np.ndarray:
-    return self._array
-
-
-class _ZarrArray:
-  """An array in a zarr directory that the index points to."""
-
-  def __init__(self, directory: pathlib.Path, spec: Mapping[str, Any]):
-    # Only the last part of the path: the checkpoint may have been moved, and
-    # must not make us read elsewhere.
-    name = pathlib.PurePosixPath(spec['kvstore']['path']).name
-    self._directory = directory / name
-    self.shape = tuple(spec['metadata']['shape'])
-
-  def read(self) -> np.ndarray:
-    try:
-      store = tensorstore.open(
-        {
-          'driver': 'zarr',
-          'kvstore': {'driver': 'file', 'path': f'{self._directory}/'},
-          # Otherwise a chunk that was not copied reads as zeros.
-          'fill_missing_data_reads': False,
-        },
-        open=True,
-      ).result()
-      array = store.read().result()
-    except ValueError as error:  # tensorstore raises nothing else
-      raise errors.DataError(
-        f'{self._directory} is missing or damaged; copy the checkpoint again'
-        f' ({str(error)[:200]}).'
-      ) from error
-    if array.shape != self.shape:
-      raise errors.DataError(
-        f'{self._directory} has shape {array.shape}, but the index of its'
-        f' checkpoint says {self.shape}; copy the checkpoint again.'
-      )
-    return array
-
-
-def _read_index(directory: pathlib.Path) -> dict[str, Any]:
-  """The tree under 'target', with array readers as leaves."""
-  path = directory / 'checkpoint'
-  if not path.is_file():
-    raise errors.DataError(
-      f'{directory} is not a native T5X checkpoint: it has no file named'
-      ' checkpoint.'
-    )
-  content = path.read_bytes()
-  if b'model_checkpoint_path' in content[:200]:
-    raise errors.DataError(
-      f'{directory} is a TensorFlow checkpoint of the Mesh TensorFlow T5;'
-      ' convert it with T5X (convert_tf_checkpoint) first.'
-    )
-  try:
-    tree = msgpack.unpackb(
-      content, raw=False, strict_map_key=False, ext_hook=_unpack_array
-    )
-    return _readers(directory, tree['optimizer']['target'])
-  except errors.DataError:
-    raise
-  except Exception as error:  # damaged bytes fail in any way they like
-    raise errors.DataError(
-      f'{path} is not a T5X checkpoint index, or it is truncated'
-      f' ({len(content)} bytes, {type(error).__name__}: {error}).'
-    ) from error
-
-
-def _unpack_array(code: int, data: bytes) -> np.ndarray:
-  if code != _ARRAY_EXTENSION:
-    raise ValueError(f'unknown msgpack extension {code}')
-  shape, dtype, buffer = msgpack.unpackb(data, raw=False)
-  return np.frombuffer(buffer, dtype=np.dtype(dtype)).reshape(shape)
-
-
-def _readers(directory: pathlib.Path, node: Any) -> Any:
-  if isinstance(node, np.ndarray):
-    return _StoredArray(node)
-  if 'kvstore' in node:
-    return _ZarrArray(directory, node)
-  return {key: _readers(directory, child) for key, child in node.items()}
+def _target_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+  return {
+    name.removeprefix(_TARGET): shape
+    for name, shape in checkpoint.shapes.items()
+    if name.startswith(_TARGET)
+  }

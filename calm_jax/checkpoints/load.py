@@ -12,9 +12,9 @@ from calm_jax.checkpoints import (
   bundle,
   from_huggingface,
   from_t5x,
-  from_t5x_orbax,
   orbax_io,
   param_trees,
+  sizes_of_arrays,
 )
 from calm_jax.t5 import network
 
@@ -85,7 +85,11 @@ def _load_with_own_config(directory: pathlib.Path) -> LoadedModel | None:
     )
   if (directory / 'config.json').is_file():
     imported = from_huggingface.load(directory)
-    return LoadedModel(imported.params, imported.config)
+    return LoadedModel(
+      imported.params,
+      imported.config,
+      vocabulary_path=imported.vocabulary_path,
+    )
   return None
 
 
@@ -98,15 +102,11 @@ def _load_checkpoint(
       f'{checkpoint} holds parameters only; name the gin file of its model'
       ' too, for example --gin_file=gin/models/t5_1_1_docstrings.gin.'
     )
-  if (checkpoint / 'checkpoint').is_file():
+  if from_t5x.is_t5x(checkpoint):
     return LoadedModel(from_t5x.load_params(checkpoint, config), config)
-  if from_t5x_orbax.is_checkpoint(checkpoint):
-    return LoadedModel(from_t5x_orbax.load_params(checkpoint, config), config)
   params = orbax_io.restore_params(checkpoint)
   named = param_trees.of_network(param_trees.flatten(params))
-  param_trees.check_same(
-    {name: leaf.shape for name, leaf in named.items()},
-    param_trees.expected_shapes(config),
-    str(checkpoint),
+  sizes_of_arrays.check_network(
+    {name: leaf.shape for name, leaf in named.items()}, config, str(checkpoint)
   )
   return LoadedModel(params, config)

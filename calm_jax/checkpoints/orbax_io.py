@@ -200,9 +200,45 @@ def restore_params(path: str | os.PathLike) -> dict[str, Any]:
   return _read(checkpoint, template, described)['params']
 
 
+def is_foreign(checkpoint: pathlib.Path) -> bool:
+  """Whether Orbax's layout is there, but none of our digests: T5X's, say."""
+  return (checkpoint / _STATE / '_METADATA').is_file() and not (
+    checkpoint / _DIGESTS
+  ).is_dir()
+
+
+def read_metadata(checkpoint: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shape and type of each array of a foreign checkpoint, by name.
+
+  Raises:
+    DataError: its metadata is damaged.
+  """
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      metadata = checkpointer.metadata(checkpoint / _STATE)
+    return {
+      name: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
+      for name, leaf in param_trees.flatten(metadata.item_metadata.tree).items()
+    }
+  except Exception as error:  # Orbax lets many types through.
+    logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
+    raise _damaged(checkpoint, _first_line(error)) from error
+
+
 def _read(
   checkpoint: pathlib.Path, template: Any, described: Mapping[str, Any]
 ) -> Any:
+  tree = read_arrays(checkpoint, template)
+  digests.check(param_trees.flatten(tree), described, str(checkpoint))
+  return tree
+
+
+def read_arrays(checkpoint: pathlib.Path, template: Any) -> Any:
+  """Arrays of a checkpoint in the structure of `template`, not verified.
+
+  Raises:
+    DataError: they cannot be read, or have other shapes.
+  """
   as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
   restore = ocp.args.PyTreeRestore(
     item=template,
@@ -215,7 +251,10 @@ def _read(
   except Exception as error:  # Orbax lets many types through.
     logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
     raise _damaged(checkpoint, _first_line(error)) from error
-  digests.check(param_trees.flatten(tree), described, str(checkpoint))
+  for name, leaf in param_trees.flatten(template).items():
+    found = param_trees.flatten(tree)[name]
+    if (found.shape, found.dtype) != (tuple(leaf.shape), leaf.dtype):
+      raise _damaged(checkpoint, f'{name} is {found.dtype}{found.shape}')
   return tree
 
 

@@ -4,6 +4,7 @@
     model.safetensors              float32, kernels transposed to [out, in]
     exit_classifiers.safetensors   trained exit classifiers, if there are any
     spiece.model                   the vocabulary, if there is one
+    SHA256SUMS                     for `sha256sum -c`; compared on import
 
 Any engine that reads T5 there runs the full model with the same weights. Exit
 classifiers mean nothing to others; `from_huggingface` reads them back. Neither
@@ -20,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from calm_jax import errors, json_records
-from calm_jax.checkpoints import param_trees
+from calm_jax.checkpoints import param_trees, sha256sums
 from calm_jax.t5 import network
 
 CONFIG_FILE = 'config.json'
@@ -104,6 +105,14 @@ def save(
   else:
     # Those of a model that was here before belong to that one.
     (directory / CLASSIFIERS_FILE).unlink(missing_ok=True)
+  sha256sums.write(
+    directory,
+    [
+      name
+      for name in (PARAMS_FILE, CLASSIFIERS_FILE, VOCABULARY_FILE)
+      if (directory / name).is_file()
+    ],
+  )
   # Last: a directory without it is none.
   json_records.write_json_atomically(directory / CONFIG_FILE, fields)
 

@@ -112,7 +112,7 @@ def change_config(directory, **fields):
 @pytest.mark.parametrize(
   ('field', 'value'),
   [
-    ('model_type', 'mt5'),
+    ('model_type', 'umt5'),
     ('feed_forward_proj', 'gated-silu'),
     ('layer_norm_epsilon', 1e-5),
     ('relative_attention_num_buckets', 64),

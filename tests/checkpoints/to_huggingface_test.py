@@ -31,6 +31,7 @@ def test_what_was_imported_goes_out_bit_by_bit(hf_tiny, tmp_path, name):
   del expected['transformers_version']
   assert fields == expected
   assert sorted(x.name for x in tmp_path.iterdir()) == [
+    'SHA256SUMS',
     'config.json',
     'model.safetensors',
   ]
