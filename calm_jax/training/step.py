@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from calm_jax import cross_entropy, losses, optimizers
-from calm_jax.training import metrics, state
+from calm_jax import cross_entropy, errors, losses, optimizers
+from calm_jax.training import metrics, microbatches, state
 
 TrainStep = Callable[
   [state.TrainState, state.Batch], tuple[state.TrainState, metrics.MetricSums]
@@ -36,12 +36,27 @@ class LayerWeightedObjective:
       that costs less where the vocabulary dominates.
     z_loss: coefficient of log(Z)^2.
     label_smoothing: probability spread over the wrong tokens.
+    num_microbatches: parts that a batch is computed in, one after the other;
+      the step is the same but for dropout, which draws anew in each part. None
+      is 1, as in T5X.
+
+  Raises:
+    ConfigError: num_microbatches is no positive integer.
   """
 
   layer_weights: losses.LayerWeights = losses.LinearLayerWeights()
   num_sampled_layers: int | None = None
   z_loss: float = 1e-4
   label_smoothing: float = 0.0
+  num_microbatches: int | None = 1
+
+  def __post_init__(self):
+    count = 1 if self.num_microbatches is None else self.num_microbatches
+    object.__setattr__(self, 'num_microbatches', count)
+    if type(count) is not int or count < 1:
+      raise errors.ConfigError(
+        f'num_microbatches must be an integer of at least 1, got {count!r}.'
+      )
 
   def create_state(
     self,
@@ -166,6 +181,7 @@ def compute_losses(
   params: Any,
   batch: state.Batch,
   rng: jax.Array,
+  microbatch: int | jax.Array = 0,
 ) -> losses.LayerLosses:
   """The objective on one batch, with this step's dropout and layers.
 
@@ -175,12 +191,17 @@ def compute_losses(
     params: the network's parameters.
     batch: T5X's decoder features, [batch, length] each.
     rng: key of this step.
+    microbatch: its index, so that each draws a dropout of its own; the layers
+      are those of the step.
 
   Returns:
     Losses; `.loss` is to be differentiated.
   """
   layers_rng, states_rng, logits_rng = jax.random.split(rng, 3)
   use_dropout = module.config.dropout_rate > 0
+  if objective.num_microbatches > 1:
+    states_rng = jax.random.fold_in(states_rng, microbatch)
+    logits_rng = jax.random.fold_in(logits_rng, microbatch)
   hidden = decoder_states(
     module, params, batch, states_rng if use_dropout else None
   )
@@ -219,12 +240,24 @@ def make_train_step(
   def train_step(train_state, batch):
     rng = jax.random.fold_in(jax.random.key(seed), train_state.step)
 
-    def loss_fn(params):
-      layer_losses = compute_losses(module, objective, params, batch, rng)
-      return layer_losses.loss, layer_losses
+    num_tokens = _num_tokens(batch)
 
-    gradients, layer_losses = jax.grad(loss_fn, has_aux=True)(
-      train_state.params
+    def loss_fn(params, part, index):
+      found = compute_losses(module, objective, params, part, rng, index)
+      # A microbatch counts by its tokens, so that the parts add up to the mean
+      # over the batch; with one microbatch this is 1.
+      share = _num_tokens(part) / num_tokens
+      found = found.replace(
+        loss=found.loss * share, z_loss=found.z_loss * share
+      )
+      return found.loss, found
+
+    gradients, layer_losses = microbatches.accumulate(
+      lambda part, index: jax.grad(loss_fn, has_aux=True)(
+        train_state.params, part, index
+      ),
+      batch,
+      objective.num_microbatches,
     )
     updates, opt_state = optimizer.transformation.update(
       gradients, train_state.opt_state, train_state.params
@@ -243,6 +276,11 @@ def make_train_step(
     return next_state, sums
 
   return jax.jit(train_step, donate_argnums=0)
+
+
+def _num_tokens(batch: state.Batch) -> jax.Array:
+  """What `losses.layer_weighted_loss` divides by."""
+  return jnp.maximum(jnp.sum(cross_entropy.loss_weights(batch)), 1.0)
 
 
 def make_eval_step(module: nn.Module) -> EvalStep:
