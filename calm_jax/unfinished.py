@@ -58,7 +58,7 @@ class Job(json_records.Record):
     raise errors.DataError(
       f'{what} with other settings ({", ".join(different)});{"".join(shown)}'
       ' give the settings that it was begun with, choose another directory, or'
-      ' ask to restart it.'
+      ' ask to restart it (--restart).'
     )
 
 

@@ -246,8 +246,9 @@ class Results:
   def _completed(self) -> Counts | None:
     if not (self._marker.is_file() and self.path.is_file()):
       return None
-    there = json_records.read_json(self._marker, _FileMarker)
     try:
+      # An empty marker is T5X's own.
+      there = json_records.read_json(self._marker, _FileMarker)
       self._job.check_continues(there.job, f'{self.path} is complete, but made')
     except errors.DataError as error:
       raise errors.DataError(

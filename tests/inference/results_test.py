@@ -169,6 +169,15 @@ def test_a_complete_file_is_left_alone(tmp_path):
   assert work(tmp_path) == [] and content_of(tmp_path) == before
 
 
+def test_what_t5x_has_completed_is_not_replaced_unasked(tmp_path):
+  (tmp_path / NAME).write_text('{}\n')
+  (tmp_path / f'{NAME}.COMPLETED').touch()
+  with pytest.raises(errors.DataError, match='--overwrite replaces'):
+    work(tmp_path)
+  assert (tmp_path / NAME).read_text() == '{}\n'
+  assert work(tmp_path, overwrite=True) == [0, 1, 2]
+
+
 def test_overwriting_keeps_the_old_file_until_the_new_one_is_complete(tmp_path):
   work(tmp_path)
   before = content_of(tmp_path)
