@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import errors
 from calm_jax.checkpoints import param_trees
 
 
@@ -51,22 +50,16 @@ def describe(named: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
   }
 
 
-def check(
+def different(
   named: Mapping[str, np.ndarray],
   described: Mapping[str, Mapping[str, Any]],
-  where: str,
-) -> None:
-  """Raises DataError naming the arrays whose bytes are not those described."""
-  damaged = [
+) -> list[str]:
+  """Names of the arrays whose bytes are not those described."""
+  return [
     name
     for name, array in named.items()
     if array_digest(array) != described[name]['sha256']
   ]
-  if damaged:
-    raise errors.DataError(
-      f'{where} is damaged: the sha256 of {", ".join(damaged)} differs from'
-      ' the one written at saving; use another checkpoint or copy it again.'
-    )
 
 
 def _bytes(array: np.ndarray) -> memoryview:

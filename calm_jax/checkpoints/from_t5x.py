@@ -18,6 +18,7 @@ import numpy as np
 
 from calm_jax import errors
 from calm_jax.checkpoints import (
+  finding,
   orbax_io,
   param_trees,
   sha256sums,
@@ -73,7 +74,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
   Raises:
     DataError: not such a checkpoint, or its index is damaged.
   """
-  directory = orbax_io.find_checkpoint(path)
+  directory = finding.find_checkpoint(path)
   sha256sums.check(directory)
   if orbax_io.is_foreign(directory):
     checkpoint = _OrbaxCheckpoint(directory)

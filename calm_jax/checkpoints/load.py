@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from calm_jax import errors
 from calm_jax.checkpoints import (
   bundle,
+  finding,
   from_huggingface,
   from_t5x,
   orbax_io,
@@ -96,7 +97,7 @@ def _load_with_own_config(directory: pathlib.Path) -> LoadedModel | None:
 def _load_checkpoint(
   directory: pathlib.Path, config: network.T5Config | None
 ) -> LoadedModel:
-  checkpoint = orbax_io.find_checkpoint(directory)
+  checkpoint = finding.find_checkpoint(directory)
   if config is None:
     raise errors.ConfigError(
       f'{checkpoint} holds parameters only; name the gin file of its model'

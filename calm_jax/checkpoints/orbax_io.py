@@ -7,10 +7,10 @@ restore, names, shapes and types are compared before anything is read, and each
 array's sha256 after it.
 """
 
+import dataclasses
 import logging
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -18,15 +18,28 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from calm_jax import errors, json_records, partitioning
-from calm_jax.checkpoints import digests, param_trees
+from calm_jax.checkpoints import digests, finding, param_trees
 
-_STEP_NAME = re.compile(r'checkpoint_(\d+)')
 # In the name that Orbax gives a checkpoint until it is complete.
 _UNFINISHED = '.orbax-checkpoint-tmp'
-_STATE = 'state'
 _DIGESTS = 'digests'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pinned(policies.PreservationPolicy):
+  """Keeps what the user marked with a file of T5X's name."""
+
+  directory: pathlib.Path
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    return [
+      (self.directory / f'checkpoint_{info.step}' / 'PINNED').is_file()
+      for info in checkpoints
+    ]
 
 
 class CheckpointStore:
@@ -41,14 +54,17 @@ class CheckpointStore:
 
     Args:
       directory: MODEL_DIR.
-      keep: how many of the newest checkpoints stay; None keeps all.
+      keep: how many of the newest checkpoints stay; None keeps all. One that
+        holds a file PINNED, as in T5X, stays too.
 
     Raises:
       ResourceError: the directory cannot be made or written to.
     """
     self.directory = pathlib.Path(directory).expanduser().absolute()
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
+      preservation_policy=policies.AnyPreservationPolicy(
+        [policies.LatestN(keep), _Pinned(self.directory)]
+      ),
       step_prefix='checkpoint',
       create=True,
       enable_async_checkpointing=False,
@@ -90,7 +106,7 @@ class CheckpointStore:
       'arrays': digests.describe(param_trees.flatten(tree)),
     }
     items = {
-      _STATE: ocp.args.PyTreeSave(tree),
+      finding.STATE: ocp.args.PyTreeSave(tree),
       _DIGESTS: ocp.args.JsonSave(description),
     }
     try:
@@ -126,7 +142,7 @@ class CheckpointStore:
       DataError: there is no such checkpoint, it holds other arrays than the
         template, or it is damaged.
     """
-    checkpoint = find_checkpoint(self.directory / f'checkpoint_{step}')
+    checkpoint = finding.find_checkpoint(self.directory / f'checkpoint_{step}')
     described = _read_digests(checkpoint)
     param_trees.check_same(
       {name: _signature(fields) for name, fields in described.items()},
@@ -143,37 +159,11 @@ class CheckpointStore:
     self._manager.close()
 
 
-def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
-  """The checkpoint directory that a user means.
-
-  Args:
-    path: a checkpoint's own directory, or a MODEL_DIR, whose newest
-      `checkpoint_<step>` is taken.
-
-  Returns:
-    The directory's absolute path.
-
-  Raises:
-    DataError: there is none; lists what was found instead.
-  """
-  path = pathlib.Path(path).expanduser().absolute()
-  if path.is_dir():
-    # The second is T5X's own format, under whatever name it was downloaded.
-    if (path / _STATE).is_dir() or (path / 'checkpoint').is_file():
-      return path
-    if steps := _steps_in(path):
-      return path / f'checkpoint_{steps[-1]}'
-  raise errors.DataError(
-    f'A checkpoint was expected at {path}, but {_what_is_there(path)}. Give a'
-    ' MODEL_DIR that holds checkpoint_<step>, or such a directory itself.'
-  )
-
-
 def restore_params(path: str | os.PathLike) -> dict[str, Any]:
   """Reads only the parameters of a training checkpoint.
 
   Args:
-    path: as for `find_checkpoint`.
+    path: as for `finding.find_checkpoint`.
 
   Returns:
     Nested dict of NumPy arrays.
@@ -181,7 +171,7 @@ def restore_params(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     DataError: there is no checkpoint, or it is damaged or not one of training.
   """
-  checkpoint = find_checkpoint(path)
+  checkpoint = finding.find_checkpoint(path)
   described = {
     name: fields
     for name, fields in _read_digests(checkpoint).items()
@@ -202,7 +192,7 @@ def restore_params(path: str | os.PathLike) -> dict[str, Any]:
 
 def is_foreign(checkpoint: pathlib.Path) -> bool:
   """Whether Orbax's layout is there, but none of our digests: T5X's, say."""
-  return (checkpoint / _STATE / '_METADATA').is_file() and not (
+  return (checkpoint / finding.STATE / '_METADATA').is_file() and not (
     checkpoint / _DIGESTS
   ).is_dir()
 
@@ -215,21 +205,26 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
   """
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      metadata = checkpointer.metadata(checkpoint / _STATE)
+      metadata = checkpointer.metadata(checkpoint / finding.STATE)
     return {
       name: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
       for name, leaf in param_trees.flatten(metadata.item_metadata.tree).items()
     }
   except Exception as error:  # Orbax lets many types through.
     logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
-    raise _damaged(checkpoint, _first_line(error)) from error
+    raise finding.damaged(checkpoint, _first_line(error)) from error
 
 
 def _read(
   checkpoint: pathlib.Path, template: Any, described: Mapping[str, Any]
 ) -> Any:
   tree = read_arrays(checkpoint, template)
-  digests.check(param_trees.flatten(tree), described, str(checkpoint))
+  if wrong := digests.different(param_trees.flatten(tree), described):
+    raise finding.damaged(
+      checkpoint,
+      f'the sha256 of {", ".join(wrong[:5])} differs from the one written at'
+      ' saving',
+    )
   return tree
 
 
@@ -247,14 +242,14 @@ def read_arrays(checkpoint: pathlib.Path, template: Any) -> Any:
   )
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      tree = checkpointer.restore(checkpoint / _STATE, args=restore)
+      tree = checkpointer.restore(checkpoint / finding.STATE, args=restore)
   except Exception as error:  # Orbax lets many types through.
     logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
-    raise _damaged(checkpoint, _first_line(error)) from error
+    raise finding.damaged(checkpoint, _first_line(error)) from error
   for name, leaf in param_trees.flatten(template).items():
     found = param_trees.flatten(tree)[name]
     if (found.shape, found.dtype) != (tuple(leaf.shape), leaf.dtype):
-      raise _damaged(checkpoint, f'{name} is {found.dtype}{found.shape}')
+      raise finding.damaged(checkpoint, f'{name} is {found.dtype}{found.shape}')
   return tree
 
 
@@ -273,45 +268,11 @@ def _read_digests(checkpoint: pathlib.Path) -> dict[str, dict[str, Any]]:
       _signature(fields), fields['sha256']
     return content['arrays']
   except (AttributeError, KeyError, TypeError) as error:
-    raise _damaged(checkpoint, f'{path.name} lacks {error}') from error
+    raise finding.damaged(checkpoint, f'{path.name} lacks {error}') from error
 
 
 def _signature(fields: Mapping[str, Any]) -> str:
   return f'{fields["dtype"]}{list(fields["shape"])}'
-
-
-def _damaged(checkpoint: pathlib.Path, detail: str) -> errors.DataError:
-  others = [
-    f'checkpoint_{step}'
-    for step in _steps_in(checkpoint.parent)
-    if f'checkpoint_{step}' != checkpoint.name
-  ]
-  return errors.DataError(
-    f'{checkpoint} is damaged and cannot be read ({detail}). Other checkpoints'
-    f' beside it: {", ".join(others) or "none"}.'
-  )
-
-
-def _steps_in(directory: pathlib.Path) -> list[int]:
-  matches = (_STEP_NAME.fullmatch(path.name) for path in directory.iterdir())
-  return sorted(int(match[1]) for match in matches if match)
-
-
-def _what_is_there(path: pathlib.Path) -> str:
-  if path.is_file():
-    return 'that is a file'
-  if not path.is_dir():
-    beside = path.parent
-    if not beside.is_dir():
-      return f'not even {beside} exists'
-    steps = _steps_in(beside)
-    if not steps:
-      return 'it does not exist'
-    names = ', '.join(f'checkpoint_{step}' for step in steps)
-    return f'it does not exist; {beside} holds {names}'
-  names = sorted(child.name for child in path.iterdir())
-  shown = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
-  return f'it holds only: {shown}' if names else 'it is empty'
 
 
 def _first_line(error: BaseException) -> str:

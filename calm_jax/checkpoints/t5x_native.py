@@ -15,9 +15,9 @@ import numpy as np
 import tensorstore
 
 from calm_jax import errors
-from calm_jax.checkpoints import param_trees
+from calm_jax.checkpoints import finding, param_trees
 
-INDEX = 'checkpoint'
+INDEX = finding.T5X_INDEX
 # Flax's msgpack extensions for an array and for one number, both as (shape,
 # type name, bytes).
 _ARRAY_EXTENSIONS = (1, 3)
@@ -111,10 +111,7 @@ def _read_index(directory: pathlib.Path) -> dict[str, Any]:
     )
   content = path.read_bytes()
   if b'model_checkpoint_path' in content[:200]:
-    raise errors.DataError(
-      f'{directory} is a TensorFlow checkpoint of the Mesh TensorFlow T5;'
-      ' convert it with T5X (convert_tf_checkpoint) first.'
-    )
+    raise finding.mesh_tensorflow(directory)
   try:
     tree = msgpack.unpackb(
       content, raw=False, strict_map_key=False, ext_hook=_unpack_array

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.checkpoints import orbax_io
+from calm_jax.checkpoints import finding, orbax_io
 
 
 def tree_of(seed):
@@ -80,6 +80,17 @@ def test_keeps_the_newest(tmp_path):
   reopened.close()
 
 
+def test_a_pinned_checkpoint_stays(tmp_path):
+  store = orbax_io.CheckpointStore(tmp_path, keep=1)
+  store.save(1, tree_of(1))
+  (tmp_path / 'checkpoint_1' / 'PINNED').touch()
+  for step in (2, 3):
+    store.save(step, tree_of(step))
+  assert store.all_steps() == (1, 3)
+  assert_same_bits(store.restore(1, tree_of(0)), tree_of(1))
+  store.close()
+
+
 def test_a_step_is_saved_once(store):
   store.save(1, tree_of(1))
   with pytest.raises(errors.ConfigError, match='already holds checkpoint_1'):
@@ -92,7 +103,7 @@ def test_parameters_alone(store):
   expected = jax.tree.map(np.asarray, tree_of(3)['params'])
   assert_same_bits(orbax_io.restore_params(store.directory), expected)
   newest = store.directory / 'checkpoint_3'
-  assert orbax_io.find_checkpoint(f'{store.directory}/') == newest
+  assert finding.find_checkpoint(f'{store.directory}/') == newest
   assert_same_bits(orbax_io.restore_params(newest), expected)
 
 
@@ -156,7 +167,19 @@ def test_a_wrong_digest_names_the_array_and_the_file(store):
     errors.DataError, match='checkpoint_3 is damaged'
   ) as error:
     store.restore(3, tree_of(0))
-  assert 'params/encoder/kernel' in str(error.value)
+  message = str(error.value)
+  assert 'params/encoder/kernel' in message
+  assert 'beside it: checkpoint_4. Copy it again.' in message
+
+
+def test_the_step_before_a_damaged_one_is_offered(store):
+  for step in (2, 3, 5):
+    store.save(step, tree_of(step))
+  shutil.rmtree(store.directory / 'checkpoint_3' / 'state')
+  (store.directory / 'checkpoint_3' / 'state').mkdir()
+  with pytest.raises(errors.DataError, match='go on from checkpoint_2, delete'):
+    orbax_io.restore_params(store.directory / 'checkpoint_3')
+  assert_same_bits(store.restore(2, tree_of(0)), tree_of(2))
 
 
 def test_an_unfinished_save_is_ignored_and_removed(store):
@@ -164,7 +187,7 @@ def test_an_unfinished_save_is_ignored_and_removed(store):
   store.close()
   leftover = store.directory / 'checkpoint_9.orbax-checkpoint-tmp'
   shutil.copytree(store.directory / 'checkpoint_3', leftover)
-  newest = orbax_io.find_checkpoint(store.directory)
+  newest = finding.find_checkpoint(store.directory)
   assert newest.name == 'checkpoint_3'
   reopened = orbax_io.CheckpointStore(store.directory)
   assert reopened.latest_step() == 3
@@ -175,15 +198,15 @@ def test_an_unfinished_save_is_ignored_and_removed(store):
 def test_a_missing_checkpoint_lists_the_others(store, tmp_path):
   store.save(3, tree_of(3))
   with pytest.raises(errors.DataError, match='run holds checkpoint_3'):
-    orbax_io.find_checkpoint(store.directory / 'checkpoint_5')
-  with pytest.raises(errors.DataError, match='holds only: run'):
+    finding.find_checkpoint(store.directory / 'checkpoint_5')
+  with pytest.raises(errors.DataError, match=r'hold them: run \(checkpoint_3'):
     orbax_io.restore_params(tmp_path)
   with pytest.raises(errors.DataError, match='not even'):
-    orbax_io.find_checkpoint(tmp_path / 'no' / 'where')
+    finding.find_checkpoint(tmp_path / 'no' / 'where')
   empty = tmp_path / 'empty'
   empty.mkdir()
   with pytest.raises(errors.DataError, match='it is empty'):
-    orbax_io.find_checkpoint(empty)
+    finding.find_checkpoint(empty)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path):
