@@ -21,13 +21,15 @@ import numpy as np
 import pytest
 from gin import config_parser
 
-from calm_jax import optimizers
+from calm_jax import errors, optimizers, t5x_models
 from calm_jax.checkpoints import load, param_trees
 from calm_jax.cli import gin_setup
 from calm_jax.data import file_tasks, seqio_tasks, vocabulary
 from calm_jax.early_exit import classifiers
 from calm_jax.training import classifier_step, loop, state
 
+HAS_T5X = importlib.util.find_spec('t5x') is not None
+MODEL_FILE = 'gin/models/t5_1_1_tiny.gin'
 GIN_FILES = sorted((gin_setup.gin_root() / 'gin' / 't5x').glob('*.gin'))
 
 # --- Without T5X: what the files say of our side ------------------------------
@@ -98,16 +100,46 @@ def test_the_check_sees_what_is_bound():
   ]
 
 
+def our_model(*more_files):
+  gin_setup.parse([MODEL_FILE, *more_files], ['DROPOUT_RATE = 0.0'])
+  model = gin_setup.macro('MODEL')
+  gin.clear_config()
+  return model
+
+
+class Vocabulary(NamedTuple):
+  vocab_size: int
+  eos_id: int = 1
+
+
+def test_a_vocabulary_must_fit_the_embedding():
+  with pytest.raises(errors.ConfigError, match='at least 4097'):
+    t5x_models.T5XModel(our_model(), Vocabulary(10), Vocabulary(4097), None)
+
+
+@pytest.mark.skipif(HAS_T5X, reason='T5X is installed')
+def test_missing_t5x_is_named():
+  with pytest.raises(errors.ConfigError, match='docs/t5x.md'):
+    t5x_models.T5XModel(our_model(), Vocabulary(10), Vocabulary(10), None)
+
+
+def test_stage_2_takes_parameters_alone_unless_it_resumes():
+  saved = {'target': {'a': 1}, 'state': {'step': 5}}
+  assert t5x_models.without_optimizer_state(saved, {}) == {'target': {'a': 1}}
+  assert (
+    t5x_models.without_optimizer_state(saved, {}, is_resuming=True) == saved
+  )
+
+
 # --- With T5X -----------------------------------------------------------------
 
 with_t5x = [
-  pytest.mark.skipif(
-    importlib.util.find_spec('t5x') is None, reason='T5X is not installed'
-  ),
+  pytest.mark.skipif(not HAS_T5X, reason='T5X is not installed'),
   pytest.mark.timeout(2400),
 ]
 
-MODEL_FILE = 'gin/models/t5_1_1_tiny.gin'
+SOFTMAX_FILE = 'gin/early_exit/softmax.gin'
+ATTENTION_FILE = 'gin/early_exit/classifier_attention.gin'
 LENGTHS = {'inputs': 16, 'targets': 16}
 BATCH_SIZE = 8
 STEPS = 5
@@ -157,21 +189,23 @@ class Runs(NamedTuple):
     )
     assert result.returncode == 0, result.stderr[-4000:]
 
-  def train(self, run_file, name, **macros):
+  def train(self, run_file, name, *more_files, **macros):
     self.t5x(
       'train',
       run_file,
+      *more_files,
       MODEL_DIR=str(self.folder / name),
       **{**AS_OURS, 'TRAIN_STEPS': STEPS, **macros},
     )
     return self.folder / name
 
-  def infer(self, measure, name, checkpoint, threshold):
+  def infer(self, measure_file, checkpoint, threshold):
     """The lines of the JSONL file."""
+    name = pathlib.Path(measure_file).stem
     self.t5x(
       'infer',
       'infer',
-      f'gin/early_exit/{measure}.gin',
+      measure_file,
       THRESHOLD=threshold,
       CHECKPOINT_PATH=str(checkpoint),
       INFER_OUTPUT_DIR=str(self.folder / name),
@@ -188,7 +222,7 @@ def runs(tmp_path_factory):
   rng = np.random.default_rng(0)
   words = 'a b c red blue green house tree cat dog runs sees the of and'.split()
   with (folder / 'pairs.jsonl').open('w') as file:
-    for _ in range(200):
+    for _ in range(400):
       chosen = rng.choice(words, rng.integers(3, 9)).tolist()
       pair = {'inputs': ' '.join(chosen), 'targets': ' '.join(sorted(chosen))}
       file.write(json.dumps(pair) + '\n')
@@ -209,15 +243,10 @@ def stage2(runs, stage1):
   return runs.train(
     'train_classifier',
     'stage2',
+    # The sizes that the measure will ask for.
+    ATTENTION_FILE,
     INITIAL_CHECKPOINT_PATH=str(stage1 / f'checkpoint_{STEPS}'),
   )
-
-
-def our_model(*more_files):
-  gin_setup.parse([MODEL_FILE, *more_files], ['DROPOUT_RATE = 0.0'])
-  model = gin_setup.macro('MODEL')
-  gin.clear_config()
-  return model
 
 
 def params_of(model_dir, step_number, model):
@@ -369,7 +398,7 @@ class TestStage2:
   def test_losses_are_our_trainers(self, runs, stage1, stage2):
     model = our_model()
     objective = classifier_step.ClassifierObjective(
-      (classifiers.Linear(), classifiers.Attention())
+      (classifiers.Linear(), classifiers.Attention(head_hidden_dims=(256,)))
     )
     optimizer = optimizers.adafactor(1e-3)
     network = params_of(stage1, STEPS, model)
@@ -441,15 +470,14 @@ class TestInference:
 
   def test_predictions_and_exits_are_ours(self, runs, stage1):
     checkpoint = stage1 / f'checkpoint_{STEPS}'
-    lines = runs.infer('softmax', 'softmax', checkpoint, THRESHOLD)
-    model = our_model('gin/early_exit/softmax.gin')
+    lines = runs.infer(SOFTMAX_FILE, checkpoint, THRESHOLD)
+    model = our_model(SOFTMAX_FILE)
     params = params_of(stage1, STEPS, model)
     assert self.check(runs, lines, model, params, THRESHOLD) == {1, 2, 3}
 
   def test_trained_classifiers_decide(self, runs, stage2):
     checkpoint = stage2 / f'checkpoint_{STEPS}'
-    measure = 'classifier_attention'
-    lines = runs.infer(measure, measure, checkpoint, 0.5)
-    model = our_model(f'gin/early_exit/{measure}.gin')
+    lines = runs.infer(ATTENTION_FILE, checkpoint, 0.5)
+    model = our_model(ATTENTION_FILE)
     params = params_of(stage2, STEPS, model)
     self.check(runs, lines, model, params, 0.5)
