@@ -17,103 +17,20 @@ from calm_jax.data import (
   task_registry,
   vocabulary,
 )
+from tests.testing import tiny_tfds
 
 seqio = pytest.importorskip('seqio')
-tfds = pytest.importorskip('tensorflow_datasets')
-tf = pytest.importorskip('tensorflow')
 
 HELD_OUT = ('validation', 'calibration', 'test')
 NAMES = list(calm_tasks.TASKS)
 LENGTHS = {'inputs': 96, 'targets': 24}
 
 
-def _texts(*names):
-  return tfds.features.FeaturesDict(
-    {name: tfds.features.Text() for name in names}
-  )
-
-
-def _news(i):
-  return {
-    'article': f'Item {i}. It rained. It rained again. Then the sun came.',
-    'highlights': f'It rained {i} times .\nThe sun came .',
-    'id': str(i),
-  }
-
-
-def _pair(i):
-  return {'en': f'That is good, {i}.', 'fr': f"C'est bon, {i}."}
-
-
-def _question(i):
-  return {
-    'id': f'q{i}',
-    'title': 'Rollo',
-    'context': f'In {900 + i}, Rollo (a Norman) met Beyoncé.',
-    'question': 'When did Rollo  meet her?',
-    'answers': {
-      'text': [f'In {900 + i}', f'{900 + i}', f'{900 + i}'],
-      'answer_start': [0, 3, 3],
-    },
-  }
-
-
-SETS = {
-  'cnn_dailymail_v002': (
-    {'name': 'cnn_dailymail', 'version': '3.4.0'},
-    lambda: _texts('article', 'highlights', 'id'),
-    _news,
-    {'train': range(5), 'validation': range(5, 25), 'test': range(24, 45)},
-  ),
-  'wmt15_enfr_v003': (
-    {'name': 'wmt15_translate', 'config': 'fr-en', 'version': '1.0.0'},
-    lambda: tfds.features.Translation(languages=('en', 'fr')),
-    _pair,
-    {'train': range(5), 'validation': range(5, 25), 'test': range(24, 45)},
-  ),
-  'squad_v010_allanswers': (
-    {'name': 'squad', 'config': 'v1.1', 'version': '3.0.0'},
-    lambda: tfds.features.FeaturesDict(
-      {
-        **{x: tfds.features.Text() for x in ('id', 'title', 'context')},
-        'question': tfds.features.Text(),
-        'answers': tfds.features.Sequence(
-          {'text': tfds.features.Text(), 'answer_start': np.int32}
-        ),
-      }
-    ),
-    _question,
-    {'train': range(5), 'validation': range(5, 45)},
-  ),
-}
-
-
-def _columns(rows):
-  """[{key: value}] -> {key: [values]}, nested."""
-  return {
-    key: _columns([row[key] for row in rows])
-    if isinstance(value, dict)
-    else [row[key] for row in rows]
-    for key, value in rows[0].items()
-  }
-
-
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
   """The three data sets as `tfds build` would have written them."""
   folder = tmp_path_factory.mktemp('tfds')
-  for names, features, example, parts in SETS.values():
-    tfds.dataset_builders.store_as_tfds_dataset(
-      data_dir=folder,
-      features=features(),
-      split_datasets={
-        split: tf.data.Dataset.from_tensor_slices(
-          _columns([example(i) for i in numbers])
-        )
-        for split, numbers in parts.items()
-      },
-      **names,
-    )
+  tiny_tfds.write(folder)
   return str(folder)
 
 
@@ -139,12 +56,12 @@ def _padded(text):
 def _expected(name, i):
   """(inputs, reference) of example number i, by T5's rules."""
   if name == 'cnn_dailymail_v002':
-    x = _news(i)
+    x = tiny_tfds.news(i)
     return 'summarize: ' + x['article'], x['highlights']
   if name == 'wmt15_enfr_v003':
-    x = _pair(i)
+    x = tiny_tfds.pair(i)
     return 'translate English to French: ' + x['en'], x['fr']
-  x = _question(i)
+  x = tiny_tfds.question(i)
   question, context = _padded(x['question']), _padded(x['context'])
   inputs = re.sub(r'\s+', ' ', f'question: {question} context: {context}')
   return inputs, f'In {900 + i}\n{900 + i}'
@@ -172,7 +89,7 @@ def test_what_tfds_holds_out_is_divided_by_hash(name):
   pairs = [(x.inputs, x.targets) for xs in found.values() for x in xs]
   # Example 24 is in two of TFDS' splits, and here once.
   assert sorted(pairs) == sorted(_expected(name, i) for i in range(5, 45))
-  example, identity = SETS[name][2], calm_tasks.TASKS[name].identity
+  example, identity = tiny_tfds.SETS[name][2], calm_tasks.TASKS[name].identity
   for i in range(5, 45):
     example_id = task_registry.example_id_of(*(example(i)[x] for x in identity))
     split = splits.held_out_split_of(example_id)

@@ -1,0 +1,160 @@
+"""The commands in the headers of CALM's experiments, run at tiny sizes.
+
+Everything else is as a user would type it: the shipped files, the same flags,
+the vocabulary, the data and the checkpoint to start from under the names that
+the headers give them.
+"""
+
+import pathlib
+import re
+import shlex
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from calm_jax import contracts
+from calm_jax.checkpoints import to_huggingface
+from calm_jax.cli import gin_setup, main
+from calm_jax.data import task_registry, vocabulary
+from calm_jax.dump import reader
+from calm_jax.t5 import network
+from tests.testing import tiny_tfds
+
+# Texts are cut, as they are at full size.
+pytestmark = pytest.mark.filterwarnings('ignore:.*are longer than')
+
+SIZES = {
+  'vocab_size': 512,
+  'emb_dim': 16,
+  'num_heads': 2,
+  'head_dim': 8,
+  'num_encoder_layers': 1,
+  'num_decoder_layers': 2,
+  'mlp_dim': 32,
+}
+MODEL_FLAGS = [
+  '--gin.TASK_FEATURE_LENGTHS={"inputs": 32, "targets": 12}',
+  *(f'--gin.network.T5Config.{name}={size}' for name, size in SIZES.items()),
+  f'--gin.VOCAB_SIZE={SIZES["vocab_size"]}',
+]
+SMALLER = {
+  'train': [
+    *MODEL_FLAGS,
+    '--gin.TRAIN_STEPS=2',
+    '--gin.BATCH_SIZE=4',
+    '--gin.EVAL_PERIOD=2',
+    '--gin.CHECKPOINT_PERIOD=2',
+  ],
+  'dump': MODEL_FLAGS,
+  'evaluate': [*MODEL_FLAGS, '--timed_repeats=1'],
+}
+STAGES = ['train', 'dump', 'calibrate', 'evaluate', 'report']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A folder as docs/tasks.md describes it: data, vocabulary, checkpoint."""
+  folder = tmp_path_factory.mktemp('experiments')
+  tiny_tfds.write(folder / 'data')
+  vocabulary.train_vocabulary(
+    folder / 't5.model', vocab_size=325, sentences=tiny_tfds.texts()
+  )
+  config = network.T5Config(mlp_activations=('gelu', 'linear'), **SIZES)
+  tokens = jnp.ones((1, 2), jnp.int32)
+  variables = network.Transformer(config).init(
+    jax.random.key(0), tokens, tokens, tokens, enable_dropout=False
+  )
+  to_huggingface.save(
+    folder / 't5_1_1_small' / 'checkpoint_1000000', variables['params'], config
+  )
+  return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  monkeypatch.setattr(task_registry, '_added', dict(task_registry._added))
+
+
+def commands_of(name):
+  """The commands that start with calm in the header of an experiment."""
+  path = gin_setup.gin_root() / 'gin' / 'experiments' / f'{name}.gin'
+  header = path.read_text('utf-8').partition('from __gin__')[0]
+  text = re.sub(r'\\\n# *', '', re.sub(r'^# *', '#', header, flags=re.M))
+  text = re.sub(r'\\\n#', ' ', text)
+  lines = [x[1:] for x in text.splitlines() if x.startswith('#calm ')]
+  return [shlex.split(line)[1:] for line in lines]
+
+
+def run(command, capsys):
+  stage = command[0]
+  code = main.main([*command, *SMALLER.get(stage, [])])
+  captured = capsys.readouterr()
+  assert code == 0, captured.err
+  return captured.out
+
+
+def check_dumps(dump_dir, task, metric):
+  for split in ('calibration', 'test'):
+    manifest, dump = reader.read_dump(dump_dir / split)
+    assert (manifest.task, manifest.split) == (task, split)
+    assert manifest.metric == metric
+    # Every token through both layers at 1, out at the first exit at 0.
+    used = dump.num_layers_used
+    assert set(used[:, 0].ravel()) - {0} == {2}
+    assert 1 in used[:, -1]
+
+
+def check_evaluation(name, task, metric, baseline):
+  result = contracts.read_json(
+    pathlib.Path(f'runs/{name}_evaluation.json'), contracts.EvaluationResult
+  )
+  assert (result.task, result.split, result.metric) == (task, 'test', metric)
+  assert result.baselines.keys() == {baseline}
+  # Fourteen texts certify nothing, so both are the full model.
+  assert result.full.mean_layers == result.calibrated.mean_layers == 2.0
+
+
+@pytest.mark.parametrize(
+  ('name', 'task', 'metric', 'baseline'),
+  [
+    ('cnn_dm', 'cnn_dailymail_v002', 'rouge_l', 'first_three_sentences'),
+    ('wmt15_en_fr', 'wmt15_enfr_v003', 'chrf', 'input_copied'),
+  ],
+)
+def test_a_row_of_table_2_by_the_header_s_commands(
+  name, task, metric, baseline, capsys
+):
+  *row, classifier = commands_of(f'{name}_small')
+  assert [command[0] for command in row] == STAGES
+  assert classifier[0] == 'train'
+  printed = [run(command, capsys) for command in row]
+  check_dumps(pathlib.Path(f'runs/{name}_dump'), task, metric)
+  check_evaluation(name, task, metric, baseline)
+  assert 'softmax gap' in printed[-1] and task in printed[-1]
+  assert (pathlib.Path(f'runs/{name}_report') / 'index.html').stat().st_size
+
+
+def test_all_six_stages_with_a_trained_classifier(capsys):
+  train, dump, calibrate, evaluate, report, stage_2 = commands_of('squad_small')
+  with_it = [
+    '--gin_file=gin/early_exit/classifier_linear.gin',
+    '--gin.NORM=False',
+    '--model=runs/squad_classifier',
+  ]
+  run(train, capsys)
+  assert 'auroc of linear' in run(stage_2, capsys)
+  run([*dump, *with_it], capsys)
+  assert 'squad_f1' in run(calibrate, capsys)
+  run([*evaluate, *with_it], capsys)
+  assert 'linear classifier' in run(report, capsys)
+  task = 'squad_v010_allanswers'
+  check_dumps(pathlib.Path('runs/squad_dump'), task, 'squad_f1')
+  check_evaluation('squad', task, 'squad_f1', 'input_copied')
+
+
+@pytest.mark.parametrize('name', ['cnn_dm', 'wmt15_en_fr', 'squad'])
+def test_the_base_experiment_names_the_same_folders(name):
+  (train,) = commands_of(f'{name}_base')
+  assert f'--gin.MODEL_DIR="runs/{name}_base"' in train
