@@ -9,6 +9,7 @@ device nothing is placed, wrapped or compiled anew.
 The layout follows the partitioner of T5X (Roberts et al. 2022, Sec. 2.1).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -70,6 +71,19 @@ def standard_logical_axis_rules(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class DataLayout:
+  """What one host reads of the data, with T5X's names.
+
+  Attributes:
+    shard_id: its share, from 0.
+    num_shards: shares in all; 1 where the mesh does not let hosts share.
+  """
+
+  shard_id: int
+  num_shards: int
+
+
 class PjitPartitioner:
   """Divides a training state and its batches among devices.
 
@@ -109,6 +123,9 @@ class PjitPartitioner:
       if logical_axis_rules is None
       else logical_axis_rules
     )
+    # Tracing a module takes seconds.
+    self._last_module: nn.Module | None = None
+    self._last_specs: dict = {}
 
   @property
   def is_single(self) -> bool:
@@ -202,6 +219,30 @@ class PjitPartitioner:
       return batch
     return {name: _put(rows, self._rows) for name, rows in batch.items()}
 
+  def put_share(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Joins the rows that each host has read by `get_data_layout`."""
+    return {
+      name: jax.make_array_from_process_local_data(self._rows, rows)
+      for name, rows in batch.items()
+    }
+
+  def get_data_layout(self) -> DataLayout:
+    """The share of each batch that this host reads.
+
+    Hosts that hold parts of the same copy of the parameters read the same rows.
+    """
+    devices = self.mesh.devices
+    rows_of = {}
+    for row, in_row in enumerate(devices):
+      for process in {device.process_index for device in in_row}:
+        rows_of.setdefault(process, []).append(row)
+    shares = sorted({tuple(rows) for rows in rows_of.values()})
+    sizes = {len(rows) for rows in shares}
+    if len(sizes) > 1 or sum(map(len, shares)) != len(devices):
+      return DataLayout(0, 1)
+    mine = tuple(rows_of[jax.process_index()])
+    return DataLayout(shares.index(mine), len(shares))
+
   def check_batch(self, batch: Mapping[str, Any]) -> None:
     """Raises ConfigError where the rows do not divide among the devices."""
     self.check_batch_size(len(next(iter(batch.values()))))
@@ -230,11 +271,14 @@ class PjitPartitioner:
 
   def _param_specs(self, module) -> dict[tuple, tuple[tuple, PartitionSpec]]:
     """Path of a parameter -> its shape and mesh axes."""
-    shapes, axes = _params_with_axes(module)
-    return {
-      path: (shape, self._mesh_axes(axes[path], shape))
-      for path, shape in shapes.items()
-    }
+    if module is not self._last_module:
+      shapes, axes = _params_with_axes(module)
+      self._last_module = module
+      self._last_specs = {
+        path: (shape, self._mesh_axes(axes[path], shape))
+        for path, shape in shapes.items()
+      }
+    return self._last_specs
 
   def _mesh_axes(self, names, shape) -> PartitionSpec:
     spec = nn_partitioning.logical_to_mesh_axes(tuple(names), self._rules)

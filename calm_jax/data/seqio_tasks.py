@@ -136,6 +136,25 @@ class SeqioBatches:
       ConfigError: unknown task, mixture or split; a bad feature length; a
         vocabulary larger than `vocab_size`.
     """
+    return self.share_from(start_step, 0, 1)
+
+  def share_from(
+    self, start_step: int, shard_id: int, num_shards: int
+  ) -> Iterator[arrays.Batch]:
+    """One reader's rows of each batch, from its shard of the data alone.
+
+    As in T5X, another number of readers shuffles in another order.
+
+    Args:
+      start_step: as above.
+      shard_id: from 0 to num_shards - 1.
+      num_shards: readers, a divisor of the batch size.
+
+    Raises:
+      ConfigError: as above.
+    """
+    import seqio
+
     _prepare(self.mixture_or_task_name, self.split, self.vocab_size)
     dataset = _dataset(
       self.mixture_or_task_name,
@@ -144,8 +163,10 @@ class SeqioBatches:
       shuffle=True,
       num_epochs=None,
       seed=self.seed,
+      shard_info=seqio.ShardInfo(shard_id, num_shards),
     )
-    dataset = dataset.batch(self.batch_size, drop_remainder=True)
+    rows = self.batch_size // num_shards
+    dataset = dataset.batch(rows, drop_remainder=True)
     return map(_to_arrays, dataset.skip(start_step).as_numpy_iterator())
 
 

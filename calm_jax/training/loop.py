@@ -12,16 +12,31 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from calm_jax import errors, multihost, optimizers, partitioning
+from calm_jax import (
+  errors,
+  json_records,
+  multihost,
+  optimizers,
+  partitioning,
+)
 from calm_jax.checkpoints import load, orbax_io
-from calm_jax.training import logs, signals, state, step
+from calm_jax.training import (
+  best,
+  evaluations,
+  infer_eval,
+  logs,
+  model_info,
+  signals,
+  state,
+  step,
+)
 
 SAVED_AFTER_SIGNAL = 143
 
@@ -33,7 +48,12 @@ class HasModule(Protocol):
 
 
 class BatchSource(Protocol):
-  """Batches by step number, so that resuming needs no reader state."""
+  """Batches by step number, so that resuming needs no reader state.
+
+  What has `share_from(step, shard_id, num_shards)` too, as
+  `seqio_tasks.SeqioBatches`, is read in shares by several hosts; of others
+  every host reads all and keeps its rows.
+  """
 
   def batch_at(self, step: int) -> state.Batch:
     """The batch of one step, counted from 0."""
@@ -74,6 +94,8 @@ def train(
   checkpoints_to_keep: int | None = 3,
   initial_checkpoint_path: str | os.PathLike | None = None,
   partitioner: partitioning.PjitPartitioner | None = None,
+  infer_evaluation: infer_eval.InferEvaluation | None = None,
+  best_checkpoint: best.BestCheckpoint | None = None,
 ) -> state.TrainState:
   """Trains until `total_steps`, resuming from `model_dir` if it can.
 
@@ -85,7 +107,9 @@ def train(
     batches: has `batch_at(step)`, or is called with the first step and gives an
       iterator.
     optimizer: from `calm_jax.optimizers`.
-    model_dir: receives `checkpoint_<step>/`, `train/` and `training_eval/`.
+    model_dir: receives `checkpoint_<step>/`, `model-info.txt`, `train/`,
+      `training_eval/`, and of the options below `inference_eval/` and
+      `best_checkpoint.json`.
     total_steps: steps in all, those before a resume included.
     objective: layer weights and loss options.
     eval_batches: kept in memory; may be what `data.batches.eval_batches` gives,
@@ -97,6 +121,9 @@ def train(
       Only its parameters are used: steps count from 0 and the optimizer's
       accumulators are fresh.
     partitioner: divides state and batches among devices; None trains on one.
+    infer_evaluation: what is decoded at every evaluation.
+    best_checkpoint: which checkpoint is kept beside the newest ones, and when
+      to stop early.
 
   Returns:
     The final state.
@@ -124,22 +151,39 @@ def train(
       store, objective, model.module, optimizer, batches, seed, total_steps,
       initial_checkpoint_path, partitioner,
     )  # fmt: skip
+  start = int(train_state.step)
+  is_writer = multihost.is_writer()
+  if is_writer:
+    info = model_info.describe(
+      train_state.params,
+      partitioner.shardings(model.module, train_state.params),
+    )
+    json_records.write_bytes_atomically(
+      model_dir / model_info.FILE_NAME, info.encode('utf-8')
+    )
+  run_logs = (
+    logs.RunLogs(model_dir, total_steps, start, objective)
+    if is_writer
+    else logs.NoLogs()
+  )
   train_step = objective.make_train_step(model.module, optimizer, seed)
   run = _Run(
     store=store,
     train_step=partitioner.partition_step(
       model.module, train_step, train_state
     ),
-    evaluate=objective.make_evaluator(model.module),
-    eval_batches=tuple(
-      map(partitioner.put_batch, _without_counts(eval_batches))
+    evaluations=evaluations.Evaluations(
+      _scorer(objective, model.module, partitioner, eval_batches),
+      infer_evaluation
+      and infer_evaluation.open(model_dir, start, is_writer=is_writer),
+      best_checkpoint
+      and best.History(best_checkpoint, model_dir, start, is_writer),
+      run_logs,
     ),
-    put_batch=partitioner.put_batch,
+    partitioner=partitioner,
     periods=periods,
     total_steps=total_steps,
-    logs=logs.RunLogs(model_dir, total_steps, int(train_state.step), objective)
-    if multihost.is_writer()
-    else logs.NoLogs(),
+    logs=run_logs,
   )
   try:
     return run.run(train_state, batches)
@@ -202,6 +246,15 @@ def _batches_from(batches, start_step: int) -> Iterator[state.Batch]:
     step_number += 1
 
 
+def _scorer(objective, module, partitioner, eval_batches):
+  """params -> metrics; None without batches."""
+  placed = tuple(map(partitioner.put_batch, _without_counts(eval_batches)))
+  if not placed:
+    return None
+  evaluate = objective.make_evaluator(module)
+  return lambda params: evaluate(params, placed)
+
+
 def _without_counts(eval_batches) -> tuple[state.Batch, ...]:
   return tuple(
     entry[0] if isinstance(entry, tuple) else entry
@@ -215,10 +268,9 @@ class _Run:
 
   store: orbax_io.CheckpointStore
   train_step: step.TrainStep
-  evaluate: Callable[[Any, Sequence[state.Batch]], dict[str, float]]
-  eval_batches: tuple[state.Batch, ...]
+  evaluations: evaluations.Evaluations
   periods: Periods
-  put_batch: Callable[[state.Batch], state.Batch]
+  partitioner: partitioning.PjitPartitioner
   total_steps: int
   logs: logs.RunLogs
   shapes: set[tuple] = dataclasses.field(default_factory=set)
@@ -232,10 +284,14 @@ class _Run:
       f'{state.num_parameters(train_state.params):,} parameters, steps {start}'
       f' to {self.total_steps}'
     )
+    if start:
+      self._catch_up(start, train_state)
+    if self._is_over(start):
+      return train_state
     # Sums of the step that may still be running: reading them only after the
     # next step is queued keeps the device busy while the host works.
     pending = None
-    source = _batches_from(batches, start)
+    source = self._placed_batches(batches, start)
     agreement = multihost.StopAgreement()
     with signals.StopRequest() as stop:
       for number in range(start + 1, self.total_steps + 1):
@@ -250,12 +306,37 @@ class _Run:
             self._do_duties(number, train_state, at_stop)
         if at_stop:
           self._leave(number, stop.received)
+        if self._is_over(number):
+          if self.saved_step != number:
+            self._save(number, train_state)
+          break
     return train_state
+
+  def _catch_up(self, start, train_state):
+    """Makes up for the evaluation that an interruption left out."""
+    if self.evaluations and start % self.periods.evaluate == 0:
+      if not evaluations.was_evaluated(self.store.directory, start):
+        self._evaluate(start, train_state)
+
+  def _is_over(self, number: int) -> bool:
+    if number == self.total_steps or not self.evaluations.is_over:
+      return False
+    self.logs.progress.message(
+      f'step {number}: stopped early; {self.evaluations.history.describe()}'
+    )
+    return True
+
+  def _placed_batches(self, batches, start):
+    layout = self.partitioner.get_data_layout()
+    if layout.num_shards > 1 and hasattr(batches, 'share_from'):
+      shares = batches.share_from(start, layout.shard_id, layout.num_shards)
+      return map(self.partitioner.put_share, shares)
+    return map(self.partitioner.put_batch, _batches_from(batches, start))
 
   def _dispatch(self, train_state, batch):
     shape = tuple(sorted((k, np.shape(v)) for k, v in batch.items()))
     started = time.monotonic()
-    result = self.train_step(train_state, self.put_batch(batch))
+    result = self.train_step(train_state, batch)
     if shape not in self.shapes:
       # The first call with these shapes returns once it has compiled.
       seconds = time.monotonic() - started
@@ -299,10 +380,10 @@ class _Run:
     if is_last or at_stop or number % self.periods.checkpoint == 0:
       with multihost.phase(f'checkpoint of step {number}'):
         self._timed('checkpoint', self._save, number, train_state)
-    if self.eval_batches and not at_stop:
+    if self.evaluations and not at_stop:
       if is_last or number % self.periods.evaluate == 0:
         with multihost.phase(f'evaluation at step {number}'):
-          self._timed('evaluate', self._evaluate, number, train_state.params)
+          self._timed('evaluate', self._evaluate, number, train_state)
 
   def _timed(self, reason, function, *args):
     started = time.monotonic()
@@ -313,9 +394,11 @@ class _Run:
     self.store.save(number, train_state.as_dict())
     self.saved_step = number
 
-  def _evaluate(self, number: int, params: Any):
-    values = self.evaluate(params, self.eval_batches)
-    self.logs.write_evaluation(number, values)
+  def _evaluate(self, number: int, train_state: state.TrainState):
+    if self.evaluations.run(number, train_state.params):
+      if self.saved_step != number:
+        self._save(number, train_state)
+      self.evaluations.history.pin()
 
   def _leave(self, number: int, received):
     # Another process may be the one that was asked to stop.

@@ -7,6 +7,7 @@ import pytest
 
 from calm_jax import errors
 from calm_jax.cli import gin_setup
+from calm_jax.data import seqio_tasks
 from calm_jax.training import loop, step, writers
 
 seqio = pytest.importorskip('seqio')
@@ -103,3 +104,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
 def test_a_vocabulary_that_the_model_cannot_hold_is_told(tmp_path):
   with pytest.raises(errors.ConfigError, match='VOCAB_SIZE must be at least'):
     train(tmp_path, 2, VOCAB_SIZE=VOCAB_SIZE - 1)
+
+
+def test_shares_of_several_hosts_hold_each_example_once():
+  reader = seqio_tasks.SeqioBatches(
+    mixture_or_task_name=TASK,
+    task_feature_lengths={'inputs': 8, 'targets': 8},
+    batch_size=12,
+  )
+
+  def epoch(shard_id, num_shards):
+    batches = reader.share_from(0, shard_id, num_shards)
+    found = [next(batches)['encoder_input_tokens'] for _ in range(5)]
+    assert all(len(rows) == 12 // num_shards for rows in found)
+    return [tuple(row) for row in np.concatenate(found)]
+
+  whole = epoch(0, 1)
+  assert sorted(epoch(0, 2) + epoch(1, 2)) == sorted(whole)
+  assert len(set(whole)) == 60
