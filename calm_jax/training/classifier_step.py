@@ -19,7 +19,13 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from calm_jax import consistency_losses, cross_entropy, errors, optimizers
+from calm_jax import (
+  consistency_losses,
+  cross_entropy,
+  errors,
+  optimizers,
+  partitioning,
+)
 from calm_jax.early_exit import classifiers as classifiers_lib
 from calm_jax.t5 import network
 from calm_jax.training import classifier_metrics, metrics, state, step
@@ -176,7 +182,7 @@ class ClassifierObjective:
       )
 
     def evaluate(params, batches):
-      parts = [jax.device_get(scores(params, batch)) for batch in batches]
+      parts = [partitioning.to_host(scores(params, batch)) for batch in batches]
       counted = [weights > 0 for _, weights, _ in parts]
 
       def tokens(arrays):
