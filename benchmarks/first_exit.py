@@ -16,7 +16,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from calm_jax.early_exit import confidence, prediction, screening, top_k
+from calm_jax.early_exit import clock, confidence, prediction, screening, top_k
 from calm_jax.t5 import network
 from calm_jax.t5 import rows as rows_lib
 
@@ -47,7 +47,7 @@ def build(config, params, hidden, measure):
       exit_number=0,
       hidden=hidden,
       previous_hidden=hidden,
-      position=jnp.int32(0),
+      clock=clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
       rows=rows_lib.Rows.all(len(hidden)),
       exit_states=hidden[:, None],
       is_full_model=jnp.zeros(len(hidden), bool),

@@ -118,10 +118,12 @@ class Programs:
       jnp.float32,
     )
 
-    def tokens_to_step(previous, position, undecided, cache):
-      place = (position + 7 * jnp.arange(batch)) % len(pattern)
+    def tokens_to_step(previous, clock, undecided, cache):
+      place = (clock.time + 7 * jnp.arange(batch)) % len(pattern)
       in_force = jnp.where(thresholds < 0, pattern[place], thresholds)
-      return decoder(previous, position, undecided, in_force, constants, cache)
+      return decoder(
+        previous, clock.time, undecided, in_force, constants, cache
+      )
 
     return decoding.decode(
       tokens_to_step,

@@ -225,7 +225,8 @@ def _with_prompt(log_probs, prompts, position):
   """Where a prompt decides, its token is certain, and no other possible."""
   if prompts is None:
     return log_probs
-  forced = decoding.prompt_at(prompts, position)[:, None, None]
+  positions = jnp.full(prompts.shape[:1], position)
+  forced = decoding.prompt_at(prompts, positions)[:, None, None]
   is_forced = jnp.arange(log_probs.shape[-1]) == forced
   return jnp.where(forced == 0, log_probs, jnp.where(is_forced, 0.0, _NEVER))
 

@@ -17,11 +17,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax import errors
+from calm_jax.early_exit import clock as clock_lib
 from calm_jax.early_exit.layer_loop import TokenResult
+from calm_jax.t5 import rows as rows_lib
 
-# (previous token [batch], position, undecided [batch], cache) -> result, cache
+# (previous token [batch], clock, undecided [batch], cache) -> result, cache
 TokensToStep = Callable[
-  [jax.Array, jax.Array, jax.Array, Any], tuple[TokenResult, Any]
+  [jax.Array, clock_lib.Clock, jax.Array, Any], tuple[TokenResult, Any]
 ]
 
 
@@ -91,16 +93,19 @@ class DecodingState:
   """Carried from token to token.
 
   Attributes:
-    position: position of the token to be produced.
+    clock: time of the token to be produced, and when each row began.
     previous: [batch], the token before it; 0, the start symbol, at first.
     finished: [batch], rows that have produced EOS.
-    result: what has been generated so far.
+    row_lengths: [batch], longest output of each row.
+    result: what has been generated so far; the token of time t is in column t
+      modulo the longest output.
     cache: the network's own.
   """
 
-  position: Int[Array, '']
+  clock: clock_lib.Clock
   previous: Int[Array, ' batch']
   finished: Bool[Array, ' batch']
+  row_lengths: Int[Array, ' batch']
   result: DecodeResult
   cache: Any
 
@@ -137,49 +142,106 @@ def decode(
   Returns:
     The generated rows.
   """
+  state = start(cache, batch_size, max_decode_length, num_traced)
+  if is_padding is not None:
+    state = state.replace(finished=is_padding)
+  if row_lengths is not None:
+    state = state.replace(
+      row_lengths=jnp.minimum(row_lengths, max_decode_length)
+    )
+  return run(tokens_to_step, state, eos_id=eos_id, prompts=prompts).result
 
-  def keep_going(state):
-    return (state.position < max_decode_length) & ~jnp.all(state.finished)
+
+def start(
+  cache: Any, batch_size: int, max_decode_length: int, num_traced: int = 0
+) -> DecodingState:
+  """Rows of which nothing has been generated; arguments as for `decode`."""
+  zeros = jnp.zeros((batch_size,), jnp.int32)
+  return DecodingState(
+    clock=clock_lib.Clock(jnp.zeros((), jnp.int32), zeros),
+    previous=zeros,
+    finished=zeros.astype(bool),
+    row_lengths=jnp.full((batch_size,), max_decode_length),
+    result=_no_tokens(batch_size, max_decode_length, num_traced),
+    cache=cache,
+  )
+
+
+def restarted(
+  state: DecodingState,
+  rows: rows_lib.Rows,
+  row_lengths: Int[Array, ' rows'],
+  cache: Any,
+) -> DecodingState:
+  """Another sequence in some rows, which begin now.
+
+  Args:
+    state: in which those rows have finished.
+    rows: which ones.
+    row_lengths: longest outputs of the new sequences.
+    cache: the network's own, in which they have been begun.
+  """
+  longest = state.result.tokens.shape[1]
+  new = start((), len(rows.ids), longest, state.result.trace_tokens.shape[2])
+  now = jnp.full_like(rows.ids, state.clock.time)
+  return DecodingState(
+    clock=state.clock.replace(starts=rows.put(state.clock.starts, now)),
+    previous=rows.put(state.previous, new.previous),
+    finished=rows.put(state.finished, new.finished),
+    row_lengths=rows.put(state.row_lengths, jnp.minimum(row_lengths, longest)),
+    result=rows.put(state.result, new.result),
+    cache=cache,
+  )
+
+
+def run(
+  tokens_to_step: TokensToStep,
+  state: DecodingState,
+  *,
+  eos_id: int | Int[Array, ''],
+  num_finished: int | Int[Array, ''] | None = None,
+  prompts: Int[Array, 'batch prompt'] | None = None,
+) -> DecodingState:
+  """Generates until some rows have finished.
+
+  Args:
+    tokens_to_step, eos_id, prompts: as for `decode`.
+    state: from `start`, or from an earlier run.
+    num_finished: of how many rows, those included that had before; all if None.
+  """
+  if num_finished is None:
+    num_finished = state.finished.shape[0]
 
   def step(state):
     output, cache = tokens_to_step(
-      state.previous, state.position, ~state.finished, state.cache
+      state.previous, state.clock, ~state.finished, state.cache
     )
-    forced = prompt_at(prompts, state.position)
-    output = _with_forced(output, forced)
+    positions = state.clock.positions
+    output = _with_forced(output, prompt_at(prompts, positions))
     token = jnp.where(state.finished, 0, output.token)
-    return DecodingState(
-      position=state.position + 1,
+    return state.replace(
+      clock=state.clock.replace(time=state.clock.time + 1),
       previous=token,
       finished=state.finished
       | (token == eos_id)
-      | (state.position + 1 >= row_lengths),
+      | (positions + 1 >= state.row_lengths),
       result=_append(state.result, output, token, state),
       cache=cache,
     )
 
-  if is_padding is None:
-    is_padding = jnp.zeros((batch_size,), bool)
-  if row_lengths is None:
-    row_lengths = jnp.full((batch_size,), max_decode_length)
-  state = DecodingState(
-    position=jnp.zeros((), jnp.int32),
-    previous=jnp.zeros((batch_size,), jnp.int32),
-    finished=is_padding,
-    result=_no_tokens(batch_size, max_decode_length, num_traced),
-    cache=cache,
+  return lax.while_loop(
+    lambda state: jnp.sum(state.finished) < num_finished, step, state
   )
-  return lax.while_loop(keep_going, step, state).result
 
 
-def prompt_at(prompts, position) -> jax.Array | int:
-  """[batch] tokens that a prompt forces at a position; 0 where it does not."""
+def prompt_at(prompts, positions) -> jax.Array | int:
+  """[batch] tokens that a prompt forces at positions; 0 where it does not."""
   if prompts is None:
     return 0
   length = prompts.shape[1]
-  at = jnp.minimum(position, length - 1)
-  column = lax.dynamic_index_in_dim(prompts, at, axis=1, keepdims=False)
-  return jnp.where(position < length, column, 0)
+  at = jnp.minimum(positions, length - 1)[:, None]
+  column = jnp.take_along_axis(prompts, at, axis=1)[:, 0]
+  return jnp.where(positions < length, column, 0)
 
 
 def _with_forced(output, forced):
@@ -210,14 +272,14 @@ def _no_tokens(batch_size, length, num_traced) -> DecodeResult:
 
 
 def _append(result, output, token, state) -> DecodeResult:
-  """Writes one column; finished rows keep zeros."""
+  """Writes one column; finished rows keep theirs."""
+  slot = state.clock.time % result.tokens.shape[1]
 
   def column(array, values):
-    blank = state.finished.reshape((-1,) + (1,) * (values.ndim - 1))
-    values = jnp.where(blank, 0, values).astype(array.dtype)
-    return lax.dynamic_update_slice_in_dim(
-      array, values[:, None], state.position, axis=1
-    )
+    kept = state.finished.reshape((-1,) + (1,) * values.ndim)
+    old = lax.dynamic_slice_in_dim(array, slot, 1, axis=1)
+    values = jnp.where(kept, old, values[:, None].astype(array.dtype))
+    return lax.dynamic_update_slice_in_dim(array, values, slot, axis=1)
 
   log_prob = jnp.where(state.finished, 0.0, output.log_prob)
   return DecodeResult(

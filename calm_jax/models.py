@@ -21,6 +21,7 @@ from calm_jax import (
   decode_fns,
   decoding,
   errors,
+  row_inputs,
 )
 from calm_jax.early_exit import (
   confidence,
@@ -339,8 +340,8 @@ class EncoderDecoderModel:
     check_thresholds(thresholds)
     self.check_eos_id(eos_id)
     prompts = _prompts(prompts, eos_id, max_decode_length)
-    row_lengths = self._row_lengths(
-      encoder_input_tokens, prompts, max_decode_steps, max_decode_length
+    row_lengths = self.row_lengths(
+      encoder_input_tokens, max_decode_length, prompts, max_decode_steps
     )
     if sampler is not None and seeds is None:
       raise errors.ConfigError(
@@ -351,38 +352,24 @@ class EncoderDecoderModel:
     def by_row(array):
       return jnp.repeat(array, per_source, axis=0)
 
-    encoded = self.module.apply(
-      {'params': params}, encoder_input_tokens, method='encode'
-    )
+    encoded = self.encode(params, encoder_input_tokens)
     tokens, encoded = by_row(encoder_input_tokens), by_row(encoded)
     prompts = None if prompts is None else by_row(prompts)
-    row_lengths = None if row_lengths is None else by_row(row_lengths)
+    row_lengths = by_row(row_lengths)
     thresholds = thresholds.reshape(-1)
     batch_size = tokens.shape[0]
     if prepared is None:
       # To lay kernels out for one call costs more than it gives.
       prepared = {'prepared': self.measure.prepare(self.config, params)}
-    decoder = self._decoder(params, prepared, trace, sampler)
-    constants = decoder.constants(encoded, tokens, max_decode_length)
-    row_keys = None
-    if sampler is not None:
-      row_keys = jax.vmap(jax.random.key)(seeds.reshape(-1))
-
-    def tokens_to_step(previous, position, undecided, cache):
-      in_force = self.threshold_schedule(
-        thresholds, position, max_decode_length
-      )
-      is_prompt = decoding.prompt_at(prompts, position) != 0
-      in_force = jnp.where(is_prompt, 1.0, in_force)
-      keys = ()
-      if row_keys is not None:
-        keys = (jax.vmap(jax.random.fold_in, (0, None))(row_keys, position),)
-      return decoder(
-        previous, position, undecided, in_force, constants, cache, *keys
-      )
-
+    decoder = self.decoder(params, prepared, trace=trace, sampler=sampler)
+    inputs = row_inputs.RowInputs(
+      decoder.constants(encoded, tokens, max_decode_length),
+      thresholds,
+      None if sampler is None else seeds.reshape(-1),
+      prompts,
+    )
     return decoding.decode(
-      tokens_to_step,
+      inputs.step(decoder, self.threshold_schedule, max_decode_length),
       decoder.empty_cache(batch_size, max_decode_length),
       batch_size=batch_size,
       max_decode_length=max_decode_length,
@@ -393,13 +380,23 @@ class EncoderDecoderModel:
       prompts=prompts,
     )
 
-  def _row_lengths(self, tokens, prompts, steps, max_decode_length):
-    """[sources], the longest output of each; None if no bound but the last.
+  def encode(self, params: Params, encoder_input_tokens: jax.Array):
+    """[batch, source] -> [batch, source, embed]."""
+    return self.module.apply(
+      {'params': params}, encoder_input_tokens, method='encode'
+    )
+
+  def row_lengths(
+    self,
+    tokens: jax.Array,
+    max_decode_length: int,
+    prompts: jax.Array | None = None,
+    steps: int | jax.Array | None = None,
+  ) -> jax.Array:
+    """[sources], the longest output of each; arguments as for `generate`.
 
     A bound by the input never cuts a prompt, and leaves it one token.
     """
-    if self.output_length is None and steps is None:
-      return None
     prompt_lengths = jnp.zeros(tokens.shape[:1], jnp.int32)
     if prompts is not None:
       prompt_lengths = jnp.sum(prompts > 0, axis=1)
@@ -467,9 +464,9 @@ class EncoderDecoderModel:
       max_decode_length=max_decode_length,
       eos_id=eos_id,
       alpha=alpha,
-      row_lengths=self._row_lengths(
-        encoder_input_tokens, prompts, None, max_decode_length
-      ),
+      # Without a bound by the input, beams need not end at the last token.
+      row_lengths=self.output_length
+      and self.row_lengths(encoder_input_tokens, max_decode_length, prompts),
       prompts=prompts,
     )
     is_source = jnp.any(encoder_input_tokens > 0, axis=-1)[:, None]
@@ -478,7 +475,15 @@ class EncoderDecoderModel:
       jnp.where(is_source, scores, 0.0),
     )
 
-  def _decoder(self, params, prepared, trace, sampler):
+  def decoder(
+    self,
+    params: Params,
+    prepared: Any,
+    *,
+    trace: bool = False,
+    sampler: sampling.Sampler | None = None,
+  ) -> layer_loop.EarlyExitDecoder | oracle.OracleDecoder:
+    """The decoder with this model's exits; arguments as for `generate`."""
     decoder = layer_loop.EarlyExitDecoder(
       params,
       self.config,

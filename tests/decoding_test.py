@@ -12,10 +12,10 @@ EOS = 1
 SCRIPT = jnp.array([[5, 6, 1, 9, 9], [7, 1, 8, 8, 8], [2, 3, 4, 5, 6]])
 
 
-def _recite(previous, position, undecided, cache):
+def _recite(previous, clock, undecided, cache):
   """Says the script, whatever came before."""
   del previous
-  token = SCRIPT[:, position]
+  token = SCRIPT[jnp.arange(3), clock.positions % 5]
   traced = jnp.stack([token, token + 100], axis=-1)
   result = TokenResult(
     token=token,
@@ -62,8 +62,8 @@ def test_trace_has_one_column_per_token_and_layer():
 
 
 def test_each_token_is_fed_in_at_the_next_position():
-  def spy(previous, position, undecided, cache):
-    result, cache = _recite(previous, position, undecided, cache)
+  def spy(previous, clock, undecided, cache):
+    result, cache = _recite(previous, clock, undecided, cache)
     return result.replace(confidence=previous.astype(jnp.float32)), cache
 
   result = decoding.decode(
@@ -85,8 +85,8 @@ def test_stops_at_the_longest_output():
 
 
 def test_loop_ends_when_all_rows_have():
-  def ends_at_once(previous, position, undecided, cache):
-    result, _ = _recite(previous, position, undecided, None)
+  def ends_at_once(previous, clock, undecided, cache):
+    result, _ = _recite(previous, clock, undecided, None)
     return result.replace(token=jnp.full(3, EOS)), cache + 1
 
   result = decoding.decode(
@@ -125,8 +125,8 @@ def test_proportional_length_by_hand():
 
 
 def test_prompts_are_said_first_and_cost_nothing():
-  def spy(previous, position, undecided, cache):
-    result, cache = _recite(previous, position, undecided, cache)
+  def spy(previous, clock, undecided, cache):
+    result, cache = _recite(previous, clock, undecided, cache)
     return result.replace(confidence=previous.astype(jnp.float32)), cache
 
   prompts = jnp.array([[4, 4], [3, 0], [0, 0]])

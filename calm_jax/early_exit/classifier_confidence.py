@@ -91,7 +91,7 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
     cache = view.sequence_state[i].with_position(
       project,
       project(view.hidden[:, None]),
-      view.position,
+      view.clock.time,
       view.exit_states,
       view.rows,
     )
@@ -99,7 +99,7 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
       view.hidden,
       view.layer,
       *view.rows.take((cache.keys, cache.values)),
-      view.position,
+      view.clock.is_seen(cache.length),
       method='step',
     )
     caches = view.sequence_state

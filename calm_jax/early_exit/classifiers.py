@@ -21,7 +21,7 @@ import gin
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from calm_jax import errors
 
@@ -229,16 +229,16 @@ class ExitClassifier(nn.Module):
     layer: int,
     keys: Float[Array, 'batch heads kv target'] | None = None,
     values: Float[Array, 'batch heads target kv'] | None = None,
-    position: Int[Array, ''] | None = None,
+    is_seen: Bool[Array, 'batch target'] | None = None,
   ) -> Float[Array, ' batch']:
     """Logits of one position, from caches in time linear in the position.
 
     Args:
       hidden: the state of this position above `layer`.
       layer: 1..L-1.
-      keys, values: rows 0..position, this one included, of what
-        `project_key_value` gave; only for kinds that attend.
-      position: 0-based.
+      keys, values: what `project_key_value` gave of positions up to this one;
+        only for kinds that attend.
+      is_seen: where these lie.
     """
     core = self._core(layer)
     normalized = core.normalized(hidden)
@@ -246,8 +246,8 @@ class ExitClassifier(nn.Module):
       return core.head(normalized)
     query = core.split(core.query(normalized))
     logits = jnp.einsum('bhd,bhdk->bhk', query, keys) / _scale(query)
-    past = jnp.arange(logits.shape[-1]) <= position
-    weights = jax.nn.softmax(jnp.where(past, logits, -jnp.inf))
+    logits = jnp.where(is_seen[:, None], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits)
     attended = jnp.einsum('bhk,bhkd->bhd', weights, values)
     attended = attended.reshape(attended.shape[0], -1)
     return core.head(core.joined(attended, normalized, layer))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from calm_jax.early_exit import clock as clock_lib
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.t5 import network
 from calm_jax.t5 import rows as rows_lib
@@ -37,10 +38,11 @@ class LayerView:
     exit_number: 0 at the first layer where a token may leave, 1 at the next.
     hidden: [B, D], the state above the layer, before the final norm.
     previous_hidden: [B, D], the state below it.
-    position: 0-based position of the token.
+    clock: when the token is fed in.
     rows: which rows of the batch these are; the B of a larger batch that still
       need the layer, for instance.
-    exit_states: [batch, target, D], the states in which earlier tokens left.
+    exit_states: [batch, target, D], the states in which earlier tokens left; a
+      ring, as `clock` says.
     is_full_model: [B], rows whose threshold of 1 forbids them to leave early.
     params: the network's parameters, for measures that are trained.
     network: calls a method of `t5.network.Transformer` by name.
@@ -57,7 +59,7 @@ class LayerView:
   exit_number: int
   hidden: Float[Array, 'batch embed']
   previous_hidden: Float[Array, 'batch embed']
-  position: Int[Array, '']
+  clock: clock_lib.Clock
   rows: rows_lib.Rows
   exit_states: Float[Array, 'batch target embed']
   is_full_model: Bool[Array, ' batch']

@@ -28,6 +28,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from calm_jax.early_exit import clock as clock_lib
 from calm_jax.early_exit import confidence as confidence_lib
 from calm_jax.early_exit import lazy_cache, packing, run_if, sampling, schedule
 from calm_jax.early_exit import prediction as prediction_lib
@@ -54,14 +55,22 @@ class DecoderConstants:
     cross_keys: per layer [batch, heads, head_dim, source].
     cross_values: per layer [batch, heads, source, head_dim].
     cross_bias: [batch, 1, source], masks source padding.
-    position_bias: [target, heads, target], position bias and causal mask of
-      each query position.
+    position_bias: [target, heads, target], position bias of each slot that a
+      query may be written to.
   """
 
   cross_keys: tuple[Float[Array, 'batch heads kv source'], ...]
   cross_values: tuple[Float[Array, 'batch heads source kv'], ...]
   cross_bias: Float[Array, 'batch 1 source']
   position_bias: Float[Array, 'target heads target']
+
+  def put(
+    self, rows: rows_lib.Rows, other: 'DecoderConstants'
+  ) -> 'DecoderConstants':
+    """These, with the sources of some rows replaced by those of `other`."""
+    return rows.put(
+      self.replace(position_bias=()), other.replace(position_bias=())
+    ).replace(position_bias=other.position_bias)
 
 
 @struct.dataclass
@@ -125,11 +134,13 @@ class _LayerState:
 class _TokenCall:
   """What is the same for all layers of one token.
 
-  `thresholds` and `sample_keys` are those of `rows`; `constants` have all rows.
+  `clock`, `thresholds` and `sample_keys` are those of `rows`; `constants` and
+  `self_bias`, the bias of self-attention, have all rows.
   """
 
-  position: jax.Array
   rows: rows_lib.Rows
+  clock: clock_lib.Clock
+  self_bias: jax.Array
   thresholds: jax.Array
   constants: DecoderConstants
   sample_keys: jax.Array | None = None
@@ -139,6 +150,7 @@ class _TokenCall:
     return dataclasses.replace(
       self,
       rows=rows,
+      clock=self.clock.of_rows(rows),
       thresholds=rows.take(self.thresholds),
       sample_keys=rows.take(self.sample_keys),
     )
@@ -191,19 +203,22 @@ class EarlyExitDecoder:
       self._layer(i, encoded, method='project_cross')
       for i in range(self.config.num_decoder_layers)
     ]
-    position_bias = self._transformer(
-      max_decode_length, method='decoder_position_bias'
-    ).transpose(1, 0, 2)
-    causal = jnp.tril(jnp.ones((max_decode_length,) * 2, dtype=bool))
     dtype = self.config.dtype
     source_mask = (encoder_input_tokens > 0)[:, None, :]
     return DecoderConstants(
       cross_keys=tuple(key for key, _ in projected),
       cross_values=tuple(value for _, value in projected),
       cross_bias=masks.mask_to_bias(source_mask, dtype),
-      position_bias=position_bias
-      + masks.mask_to_bias(causal, dtype)[:, None, :],
+      position_bias=self._position_bias(max_decode_length),
     )
+
+  def _position_bias(self, length):
+    """[query's slot, heads, key's slot], by their distance in time."""
+    bias = self._transformer(length, method='decoder_position_bias')
+    by_distance = bias[:, -1, ::-1]  # [heads, distance]
+    slots = jnp.arange(length)
+    distances = (slots[:, None] - slots) % length
+    return by_distance[:, distances].transpose(1, 0, 2)
 
   def empty_cache(
     self, batch_size: int, max_decode_length: int
@@ -229,34 +244,58 @@ class EarlyExitDecoder:
       ),
     )
 
+  def restarted(
+    self, cache: DecoderCache, rows: rows_lib.Rows, time: Int[Array, '']
+  ) -> DecoderCache:
+    """The cache, some rows of which begin another sequence at `time`."""
+    length = cache.exit_states.shape[1]
+    fresh = self.measure.start_sequence(self.config, len(rows.ids), length)
+
+    def restart(old, new):
+      if isinstance(old, lazy_cache.LazyCache):
+        return old.restarted(rows, time)
+      return rows.put(old, new)
+
+    return cache.replace(
+      layers=tuple(layer.restarted(rows, time) for layer in cache.layers),
+      measure_state=jax.tree.map(
+        restart,
+        cache.measure_state,
+        fresh,
+        is_leaf=lambda x: isinstance(x, lazy_cache.LazyCache),
+      ),
+    )
+
   def __call__(
     self,
     token: Int[Array, ' batch'],
-    position: Int[Array, ''],
+    time: Int[Array, ''],
     undecided: Bool[Array, ' batch'],
     thresholds: Float[Array, ' batch'],
     constants: DecoderConstants,
     cache: DecoderCache,
     sample_keys: jax.Array | None = None,
+    starts: Int[Array, ' batch'] | None = None,
   ) -> tuple[TokenResult, DecoderCache]:
     """Runs one token of each row up to the layer where the row is confident.
 
     Args:
-      token: the previous token, fed in at `position`.
-      position: 0-based position; all earlier ones must have been fed in.
+      token: the previous token, fed in at `time`.
+      time: of the batch; all earlier ones must have been fed in.
       undecided: False for rows that are done; they use no layer.
       thresholds: a row leaves at the first layer whose confidence is at least
         its threshold; with 1 or more it never leaves early, by rule. NaN
         confidences never reach a threshold.
       constants: from `constants`.
-      cache: from the previous position, or `empty_cache`.
-      sample_keys: [batch] random keys of this position, for the sampler.
+      cache: from the previous time, or `empty_cache`.
+      sample_keys: [batch] random keys of this token, for the sampler.
+      starts: the time at which each row began, less than the cache's length
+        ago; 0 if None.
 
     Returns:
-      The result of each row, and the cache with this position added.
+      The result of each row, and the cache with this token added.
     """
-    rows = rows_lib.Rows.all(token.shape[0])
-    call = _TokenCall(position, rows, thresholds, constants, sample_keys)
+    call = self._call(time, starts, thresholds, constants, sample_keys)
     state = self._run(token, undecided, call, cache)
     result = state.result
     if not self.measure.predicts:
@@ -264,7 +303,7 @@ class EarlyExitDecoder:
       result = result.replace(
         token=prediction.token, log_prob=prediction.log_prob
       )
-    return result, _with_exit_state(state, position)
+    return result, _with_exit_state(state, time)
 
   def full_model_logits(
     self,
@@ -283,11 +322,29 @@ class EarlyExitDecoder:
     """
     silent = self.replace(measure=confidence_lib.StaticExit(), trace=False)
     thresholds = jnp.ones(token.shape)
-    rows = rows_lib.Rows.all(token.shape[0])
-    call = _TokenCall(position, rows, thresholds, constants)
+    call = self._call(position, None, thresholds, constants, None)
     undecided = jnp.ones(token.shape, bool)
     state = silent._run(token, undecided, call, cache)
     return self._logits(state.hidden), _with_exit_state(state, position)
+
+  def _call(self, time, starts, thresholds, constants, sample_keys):
+    """What all layers of this token share."""
+    batch_size, length = thresholds.shape[0], constants.position_bias.shape[0]
+    if starts is None:
+      starts = jnp.zeros((batch_size,), jnp.int32)
+    clock = clock_lib.Clock(time, starts)
+    by_position = lax.dynamic_index_in_dim(
+      constants.position_bias, time % length
+    )
+    mask = masks.mask_to_bias(clock.is_seen(length), self.config.dtype)
+    return _TokenCall(
+      rows=rows_lib.Rows.all(batch_size),
+      clock=clock,
+      self_bias=by_position + mask[:, None],
+      thresholds=thresholds,
+      constants=constants,
+      sample_keys=sample_keys,
+    )
 
   def _run(self, token, undecided, call, cache) -> _LayerState:
     """The layers that the token needs."""
@@ -372,7 +429,7 @@ class EarlyExitDecoder:
   def _run_layer(self, layer, state, call):
     """The layer itself: catches up its cache, adds this token, attends."""
     i = layer - 1
-    position, constants = call.position, call.constants
+    constants = call.constants
     entering = jnp.where(
       state.undecided[:, None], state.hidden, state.propagated
     )
@@ -381,7 +438,7 @@ class EarlyExitDecoder:
     layer_cache = state.cache.layers[i].with_position(
       lambda states: self._layer(i, states, method='project_self'),
       tuple(own),
-      position,
+      call.clock.time,
       state.cache.exit_states,
       call.rows,
     )
@@ -391,7 +448,7 @@ class EarlyExitDecoder:
       query,
       layer_cache.keys,
       layer_cache.values,
-      lax.dynamic_index_in_dim(constants.position_bias, position),
+      call.self_bias,
       constants.cross_keys[i],
       constants.cross_values[i],
       constants.cross_bias,
@@ -454,7 +511,7 @@ class EarlyExitDecoder:
         state.undecided[:, None], state.hidden, state.propagated
       ),
       previous_hidden=below,
-      position=call.position,
+      clock=call.clock,
       rows=call.rows,
       exit_states=state.cache.exit_states,
       is_full_model=call.thresholds >= 1.0,
@@ -534,10 +591,12 @@ class EarlyExitDecoder:
     )
 
 
-def _with_exit_state(state: _LayerState, position) -> DecoderCache:
-  """The cache, with what skipped layers will see of this position."""
+def _with_exit_state(state: _LayerState, time) -> DecoderCache:
+  """The cache, with what skipped layers will see of this token."""
+  exit_states = state.cache.exit_states
+  slot = time % exit_states.shape[1]
   exit_states = lax.dynamic_update_slice(
-    state.cache.exit_states, state.propagated[:, None], (0, position, 0)
+    exit_states, state.propagated[:, None], (0, slot, 0)
   )
   return state.cache.replace(exit_states=exit_states)
 

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 from calm_jax.early_exit import run_if
 from calm_jax.t5 import rows as rows_lib
 
-# (row, position) pairs that a layer catches up with at a time: some for each
-# row, since the kernels are read anew for every chunk, but not without end.
+# Pairs of a row and a slot that a layer catches up with at a time: some for
+# each row, since every chunk reads the kernels anew, but not without end.
 _CHUNK_PER_ROW = 8
 _LARGEST_CHUNK = 32
 
@@ -28,12 +28,12 @@ ProjectFn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 @struct.dataclass
 class LazyCache:
-  """Keys and values of one layer.
+  """Keys and values of one layer; a ring, as `clock` says.
 
   Attributes:
     keys: [batch, heads, head_dim, target].
     values: [batch, heads, target, head_dim].
-    filled: [batch] int32, leading positions written so far of each row.
+    filled: [batch] int32, the time up to which each row is written.
   """
 
   keys: Float[Array, 'batch heads kv target']
@@ -49,46 +49,55 @@ class LazyCache:
       filled=jnp.zeros((batch,), jnp.int32),
     )
 
+  def restarted(self, rows: rows_lib.Rows, time: Int[Array, '']) -> 'LazyCache':
+    """Nothing written of some rows, whose sequences begin at `time`."""
+    now = jnp.full_like(rows.ids, time)
+    return self.replace(filled=rows.put(self.filled, now))
+
   def with_position(
     self,
     project: ProjectFn,
     own: tuple[jax.Array, jax.Array],
-    position: Int[Array, ''],
+    time: Int[Array, ''],
     exit_states: Float[Array, 'batch target embed'],
     rows: rows_lib.Rows,
   ) -> 'LazyCache':
-    """Lets some rows catch up to `position`, and adds this one to them.
+    """Lets some rows catch up to a time, and adds their token of that time.
 
     Args:
       project: the layer's own projection.
-      own: key and value of this position, of each of the rows, as `project`
-        gives them.
-      position: 0-based.
-      exit_states: what it sees of the positions that it owes.
+      own: key and value of each row's token, as `project` gives them.
+      time: of the clock.
+      exit_states: what it sees of the tokens that it owes.
       rows: which rows of the batch.
     """
-    cache = self._caught_up(project, position, exit_states, rows)
+    cache = self._caught_up(project, time, exit_states, rows)
+    slot = time % self.length
     key, value = own
 
     def write(cache):
       if rows.is_whole:
         return cache.replace(
-          keys=write_rows(cache.keys, key, (0, 0, 0, position)),
-          values=write_rows(cache.values, value, (0, 0, position, 0)),
+          keys=write_rows(cache.keys, key, (0, 0, 0, slot)),
+          values=write_rows(cache.values, value, (0, 0, slot, 0)),
         )
       return rows.for_each(
-        lambda i, row, cache: cache._with_pair(key, value, i, row, position),
+        lambda i, row, cache: cache._with_pair(key, value, i, row, slot),
         cache,
       )
 
     # Always true, which XLA does not know: a write of its own, which would else
     # be repeated on a copy of the cache for each reader.
-    cache = run_if.run_if(position >= 0, write, cache)
-    now_filled = jnp.full_like(rows.ids, position + 1)
+    cache = run_if.run_if(time >= 0, write, cache)
+    now_filled = jnp.full_like(rows.ids, time + 1)
     return cache.replace(filled=rows.put(cache.filled, now_filled))
 
-  def _caught_up(self, project, position, exit_states, rows):
-    """Writes the pairs of a row and a position that the rows owe.
+  @property
+  def length(self) -> int:
+    return self.keys.shape[-1]
+
+  def _caught_up(self, project, time, exit_states, rows):
+    """Writes the pairs of a row and a slot that the rows owe.
 
     All pairs are numbered row by row, and projected some at a time. Pair number
     n belongs to the first row that, with those before it, owes more than n.
@@ -96,7 +105,7 @@ class LazyCache:
     filled = rows.take(self.filled)
     num_rows = filled.shape[0]
     is_row = jnp.arange(num_rows) < rows.count
-    owed = jnp.where(is_row, jnp.maximum(position - filled, 0), 0)
+    owed = jnp.where(is_row, time - filled, 0)
     up_to = jnp.cumsum(owed)
     total = up_to[-1]
     chunk = min(_CHUNK_PER_ROW * num_rows, _LARGEST_CHUNK)
@@ -107,13 +116,14 @@ class LazyCache:
       # Past the last pair it is repeated, and not written.
       pairs = jnp.minimum(pairs, total - 1)
       owner = jnp.sum(up_to <= pairs[:, None], axis=1)
-      positions = filled[owner] + pairs - (up_to - owed)[owner]
+      times = filled[owner] + pairs - (up_to - owed)[owner]
+      slots = times % self.length
       row_ids = rows.ids[owner]
-      key, value = project(exit_states[row_ids, positions][:, None])
+      key, value = project(exit_states[row_ids, slots][:, None])
       cache = lax.fori_loop(
         0,
         jnp.minimum(total - first, chunk),
-        lambda i, x: x._with_pair(key, value, i, row_ids[i], positions[i]),
+        lambda i, x: x._with_pair(key, value, i, row_ids[i], slots[i]),
         cache,
       )
       return first + chunk, cache
@@ -123,12 +133,12 @@ class LazyCache:
     )
     return cache
 
-  def _with_pair(self, key, value, i, row, position):
-    """Writes key and value number `i` to a position of a row."""
+  def _with_pair(self, key, value, i, row, slot):
+    """Writes key and value number `i` to a slot of a row."""
     key, value = (lax.dynamic_slice_in_dim(x, i, 1) for x in (key, value))
     return self.replace(
-      keys=write_rows(self.keys, key, (row, 0, 0, position)),
-      values=write_rows(self.values, value, (row, 0, position, 0)),
+      keys=write_rows(self.keys, key, (row, 0, 0, slot)),
+      values=write_rows(self.values, value, (row, 0, slot, 0)),
     )
 
 

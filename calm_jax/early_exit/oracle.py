@@ -59,10 +59,31 @@ class OracleDecoder:
     """As `EarlyExitDecoder.empty_cache`."""
     return self.decoder.empty_cache(*args)
 
-  def __call__(self, token, position, undecided, thresholds, constants, cache):
+  def restarted(self, *args):
+    """As `EarlyExitDecoder.restarted`."""
+    return self.decoder.restarted(*args)
+
+  def __call__(
+    self,
+    token,
+    time,
+    undecided,
+    thresholds,
+    constants,
+    cache,
+    sample_keys=None,
+    starts=None,
+  ):
     """As `EarlyExitDecoder.__call__`, greedily."""
     all_layers, _ = self.decoder.replace(trace=True)(
-      token, position, undecided, jnp.ones_like(thresholds), constants, cache
+      token,
+      time,
+      undecided,
+      jnp.ones_like(thresholds),
+      constants,
+      cache,
+      sample_keys,
+      starts,
     )
     num_layers = self.decoder.config.num_decoder_layers
     exits = np.array(self.decoder.exit_layers.layers(num_layers))
@@ -73,11 +94,13 @@ class OracleDecoder:
     static = self.decoder.replace(measure=confidence.StaticExit(), trace=False)
     result, cache = static(
       token,
-      position,
+      time,
       undecided,
       jnp.where(thresholds < 1.0, chosen, 1.0),
       constants,
       cache,
+      sample_keys,
+      starts,
     )
     if not self.decoder.trace:
       return result, cache

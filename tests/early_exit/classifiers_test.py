@@ -10,6 +10,7 @@ from calm_jax import errors
 from calm_jax.early_exit import (
   classifier_confidence,
   classifiers,
+  clock,
   confidence,
 )
 from calm_jax.t5 import rows as rows_lib
@@ -41,7 +42,7 @@ def test_one_token_at_a_time_equals_the_whole_sequence(kind):
         states[:, position],
         layer,
         *caches,
-        *((position,) if caches else ()),
+        *((jnp.arange(LENGTH)[None] <= position,) if caches else ()),
         method='step',
       )
       np.testing.assert_allclose(one, whole[:, position], atol=1e-5)
@@ -135,7 +136,7 @@ def test_the_confidence_is_the_probability_of_agreement():
     exit_number=0,
     hidden=hidden,
     previous_hidden=hidden,
-    position=jnp.int32(0),
+    clock=clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
     rows=rows_lib.Rows.all(1),
     exit_states=hidden[:, None],
     is_full_model=jnp.zeros(1, bool),

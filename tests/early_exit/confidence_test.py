@@ -7,7 +7,7 @@ import scipy.special
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.early_exit import confidence, prediction, top_k
+from calm_jax.early_exit import clock, confidence, prediction, top_k
 from calm_jax.t5 import rows as rows_lib
 
 
@@ -55,7 +55,7 @@ def _view(hidden, previous_hidden=None, layer=1, **kwargs):
     'previous_hidden': jnp.asarray(
       hidden if previous_hidden is None else previous_hidden
     ),
-    'position': jnp.int32(0),
+    'clock': clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
     'rows': rows_lib.Rows.all(len(hidden)),
     'exit_states': hidden[:, None],
     'is_full_model': jnp.zeros(len(hidden), bool),

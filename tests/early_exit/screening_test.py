@@ -10,7 +10,7 @@ import scipy.special
 from testing import plain_measures, tiny_t5
 
 from calm_jax import errors
-from calm_jax.early_exit import confidence, prediction, screening, top_k
+from calm_jax.early_exit import clock, confidence, prediction, screening, top_k
 from calm_jax.t5 import network
 from calm_jax.t5 import rows as rows_lib
 
@@ -31,7 +31,7 @@ def _run(measure, model, params, states):
       exit_number=number,
       hidden=jnp.asarray(hidden),
       previous_hidden=jnp.asarray(hidden),
-      position=jnp.int32(0),
+      clock=clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
       rows=rows_lib.Rows.all(len(hidden)),
       exit_states=jnp.asarray(hidden)[:, None],
       is_full_model=jnp.zeros(len(hidden), bool),
