@@ -1,6 +1,6 @@
 """A finished model in one small directory: what a repository can carry.
 
-    params.safetensors     parameters as float16, names joined by '/'
+    params.safetensors     float16 or float32, names joined by '/'
     exit_classifiers.safetensors   the same of trained exit classifiers, if any
     config.json            sizes, sha256 of the other files, task, training
     sentencepiece.model    the vocabulary
@@ -121,27 +121,28 @@ def save_bundle(
   config: network.T5Config,
   info: BundleInfo,
   vocabulary_path: str | os.PathLike,
+  dtype: str = 'float16',
 ) -> None:
   """Writes a model's directory.
 
   Args:
     directory: created if it does not exist; a bundle in it is replaced.
-    params: parameters of the network and of its exit classifiers; rounded to
-      float16, which keeps 11 significant bits of each.
+    params: parameters of the network and of its exit classifiers.
     config: sizes of the network.
     info: task, lengths and history.
     vocabulary_path: a SentencePiece file, copied; may be the one in place.
+    dtype: of the file; float16 keeps 11 significant bits, float32 all.
 
   Raises:
     DataError: the parameters are not those of the configuration, or there is
       no such vocabulary.
-    NumericError: a parameter is not finite, or too large for float16.
+    NumericError: a parameter is not finite, or too large for the type.
     ResourceError: the directory cannot be written to.
   """
   directory = pathlib.Path(directory).expanduser()
   vocabulary = _read_bytes(pathlib.Path(vocabulary_path))
   named = {
-    name: _as_float16(name, jax.device_get(leaf))
+    name: _rounded(name, jax.device_get(leaf), dtype)
     for name, leaf in param_trees.flatten(params).items()
   }
   _check_shapes(named, config, 'The tree to be saved')
@@ -183,7 +184,9 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
   if not is_bundle(directory):
     raise errors.DataError(
       f'{directory} is not a model folder: it needs {CONFIG_FILE},'
-      f' {PARAMS_FILE} and {VOCABULARY_FILE}.'
+      f' {PARAMS_FILE} and {VOCABULARY_FILE}. A T5X checkpoint or a Hugging'
+      f' Face folder becomes one by calm convert --model={directory}; one of'
+      ' calm train needs its --gin_file.'
     )
   where = directory / CONFIG_FILE
   config_file = json_records.read_json(where, _ConfigFile)
@@ -228,13 +231,14 @@ def is_bundle(directory: pathlib.Path) -> bool:
   )
 
 
-def _as_float16(name: str, leaf: Any) -> np.ndarray:
+def _rounded(name: str, leaf: Any, dtype: str) -> np.ndarray:
   with np.errstate(over='ignore'):  # reported below
-    array = np.asarray(leaf).astype(np.float16)
+    array = np.asarray(leaf).astype(dtype)
   if not np.isfinite(array).all():
     raise errors.NumericError(
-      f'The parameter {name} must be finite and below 65504 to be saved, but'
-      f' reaches {np.max(np.abs(np.asarray(leaf, np.float32)))}.'
+      f'The parameter {name} must be finite and below'
+      f' {np.finfo(dtype).max:.5g} to be saved as {dtype}, but reaches'
+      f' {np.max(np.abs(np.asarray(leaf, np.float32)))}.'
     )
   return array
 

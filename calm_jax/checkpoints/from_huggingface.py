@@ -203,23 +203,30 @@ def _is_scaled(fields, path: pathlib.Path) -> bool:
 
   T5 1.0 ties its embeddings and scales, 1.1 does neither, and both say so in
   tie_word_embeddings, which is true if absent. Since version 5 transformers
-  writes true there for all, and means scale_decoder_outputs.
+  writes true there for all: a T5 then has scale_decoder_outputs, and an mT5 is
+  never scaled.
   """
   name = 'tie_word_embeddings'
   if 'scale_decoder_outputs' in fields:
     name = 'scale_decoder_outputs'
-  # An mT5 that does not say is what its published weights are: not tied.
-  is_scaled = fields.get(name, fields['model_type'] != 'mt5')
+  is_mt5 = fields['model_type'] == 'mt5'
+  is_scaled = fields.get(name, not is_mt5)
   _require_among(path, name, is_scaled, (True, False))
-  return is_scaled
+  return is_scaled and not (is_mt5 and _is_of_version_5(fields))
 
 
 def _is_tied_unscaled(fields) -> bool:
   """A file of transformers 5 that stores equal embeddings once."""
-  return (
-    fields.get('scale_decoder_outputs') is False
-    and fields.get('tie_word_embeddings') is True
-  )
+  if fields.get('tie_word_embeddings', True) is not True:
+    return False
+  if fields['model_type'] == 'mt5':
+    return _is_of_version_5(fields)
+  return fields.get('scale_decoder_outputs') is False
+
+
+def _is_of_version_5(fields) -> bool:
+  major = str(fields.get('transformers_version', '')).partition('.')[0]
+  return major.isdecimal() and int(major) >= 5
 
 
 def _require_among(path: pathlib.Path, name: str, value, allowed) -> None:

@@ -68,6 +68,11 @@ def load_model(
   return loaded
 
 
+def tells_config(directory: pathlib.Path) -> bool:
+  """Whether a model's files hold the configuration of its network."""
+  return (directory / 'config.json').is_file()
+
+
 def _plain(config: network.T5Config) -> network.T5Config:
   # Gin files spell types as text and sequences as they like, and dropout is
   # no property of weights.
@@ -84,7 +89,7 @@ def _load_with_own_config(directory: pathlib.Path) -> LoadedModel | None:
     return LoadedModel(
       found.params, found.config, found.info, found.vocabulary_path
     )
-  if (directory / 'config.json').is_file():
+  if tells_config(directory):
     imported = from_huggingface.load(directory)
     return LoadedModel(
       imported.params,

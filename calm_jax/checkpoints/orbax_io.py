@@ -7,12 +7,13 @@ restore, names, shapes and types are compared before anything is read, and each
 array's sha256 after it.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -204,7 +205,7 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
     DataError: its metadata is damaged.
   """
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet_orbax(), _checkpointer() as checkpointer:
       metadata = checkpointer.metadata(checkpoint / finding.STATE)
     return {
       name: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)
@@ -241,7 +242,7 @@ def read_arrays(checkpoint: pathlib.Path, template: Any) -> Any:
     partial_restore=True,
   )
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet_orbax(), _checkpointer() as checkpointer:
       tree = checkpointer.restore(checkpoint / finding.STATE, args=restore)
   except Exception as error:  # Orbax lets many types through.
     logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
@@ -251,6 +252,25 @@ def read_arrays(checkpoint: pathlib.Path, template: Any) -> Any:
     if (found.shape, found.dtype) != (tuple(leaf.shape), leaf.dtype):
       raise finding.damaged(checkpoint, f'{name} is {found.dtype}{found.shape}')
   return tree
+
+
+def _checkpointer() -> ocp.Checkpointer:
+  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+  """Drops its warning that an item has no metadata of a whole checkpoint."""
+
+  def is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith('Metadata file does not exist')
+
+  logger = logging.getLogger('absl')
+  logger.addFilter(is_news)
+  try:
+    yield
+  finally:
+    logger.removeFilter(is_news)
 
 
 def _read_digests(checkpoint: pathlib.Path) -> dict[str, dict[str, Any]]:

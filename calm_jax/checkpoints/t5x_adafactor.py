@@ -49,7 +49,8 @@ def read_opt_state(
 
   Args:
     checkpoint: from `from_t5x.open_checkpoint`.
-    template: arrays or shapes of our optimizer's state for the same parameters.
+    template: arrays or shapes of our optimizer's state for the network's
+      parameters, without exit classifiers.
     first_step: what the counters of schedules start at. That of the
       accumulators' decay always goes on from the checkpoint's step.
 
@@ -104,11 +105,13 @@ def _factored_state(
     for kind in _ACCUMULATORS
     for name, leaf in param_trees.flatten(getattr(template, kind)).items()
   }
-  names = {
-    name.removeprefix(_STATES): shape
-    for name, shape in checkpoint.shapes.items()
-    if name.startswith(_STATES)
-  }
+  names = param_trees.of_network(
+    {
+      name.removeprefix(_STATES): shape
+      for name, shape in checkpoint.shapes.items()
+      if name.startswith(_STATES)
+    }
+  )
   _check_no_momentum(checkpoint, names)
   param_trees.check_same(
     {name: names[name] for name in names if not name.endswith('/m')},

@@ -21,6 +21,7 @@ STAGES = {
   'demo': 'the whole line below on the shipped model, ending in a report',
   'train': 'train a model: gin file in, checkpoints out',
   'export': 'a checkpoint as a small, complete model folder',
+  'convert': 'a T5X checkpoint or Hugging Face folder as a model folder',
   'dump': 'decode a split at a grid of thresholds',
   'calibrate': 'choose a threshold whose quality is guaranteed',
   'infer': 'predict for a split or a file: JSONL with exits and confidences',
