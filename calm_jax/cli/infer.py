@@ -63,7 +63,8 @@ SETTINGS = (
     'INFER_MODE',
     str,
     'predict_with_aux',
-    'predict_with_aux, or predict for the texts alone',
+    'predict_with_aux; predict for the texts alone; score for the'
+    ' log-probabilities of the targets',
   ),
   settings.Setting(
     'batch_size',
@@ -125,6 +126,7 @@ def run(args) -> None:
   """
   chosen = settings.settle(args, SETTINGS)
   search.check(chosen)
+  _check_mode(chosen)
   if chosen.input_file is not None and args.split is not None:
     raise errors.ConfigError(
       'Give either --input_file or --split: a text file has no splits.'
@@ -137,12 +139,31 @@ def run(args) -> None:
     _infer(args, chosen, loaded, threshold, (name, split, examples))
 
 
+def _check_mode(chosen) -> None:
+  """Raises ConfigError for an unknown mode, or what a score cannot use."""
+  from calm_jax.inference import records
+
+  records.check_mode(chosen.mode)
+  if chosen.mode != records.SCORE:
+    return
+  if chosen.input_file is not None:
+    raise errors.ConfigError(
+      'A text file has no targets to score: give a task and --split.'
+    )
+  if str(search.Search(chosen, None, 1.0)) != 'greedy' or (
+    chosen.calibration is not None or (chosen.threshold or 1.0) < 1.0
+  ):
+    raise errors.ConfigError(
+      'Scores are those of the full model for given targets: leave out'
+      ' --threshold, --calibration, and whatever chooses tokens.'
+    )
+
+
 def _sources(chosen, *, verbose: bool) -> list[tuple[str, str, list]]:
   """(name of the results, split, examples) of each task or of the file."""
   from calm_jax.data import task_examples
-  from calm_jax.inference import records, sources
+  from calm_jax.inference import sources
 
-  records.check_mode(chosen.mode)
   if chosen.input_file is not None:
     name = pathlib.Path(chosen.input_file).stem
     return [(name, '', sources.read_file(chosen.input_file, chosen.task))]
@@ -157,19 +178,20 @@ def _sources(chosen, *, verbose: bool) -> list[tuple[str, str, list]]:
 
 
 def _infer(args, chosen, loaded, threshold, source) -> None:
-  from calm_jax.inference import runner
+  from calm_jax.inference import records, runner, scoring
 
   name, split, examples = source
   examples = examples[: chosen.max_examples]
   examples = examples[chosen.shard_id :: chosen.num_shards]
   generator = loaded.generator
-  decode = search.Search(chosen, generator, threshold)
+  look_for = search.Search(chosen, generator, threshold)
+  length = chosen.max_decode_length or generator.max_decode_length
   setup = runner.Setup(
     mode=chosen.mode,
     threshold=threshold,
-    decoding=str(decode),
+    decoding=str(look_for),
     num_decodes=chosen.num_decodes,
-    max_decode_length=chosen.max_decode_length or generator.max_decode_length,
+    max_decode_length=length,
     batch_size=chosen.batch_size,
     batches_per_chunk=chosen.checkpoint_period,
     shard_id=chosen.shard_id,
@@ -180,7 +202,9 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
   job = runner.job(generator, setup, name, split, examples)
   counts = runner.run(
     generator,
-    decode,
+    scoring.Scorer(generator, length)
+    if chosen.mode == records.SCORE
+    else lambda batch: look_for([example.inputs for example in batch]),
     examples,
     job,
     chosen.output_dir,
@@ -188,8 +212,10 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
     restart=args.restart,
   )
   path = pathlib.Path(chosen.output_dir) / job.file_name
-  layers = counts.layers / max(counts.tokens, 1)
-  print(
-    f'Written: {counts.examples} examples to {path}; {layers:.2f} of'
-    f' {generator.model.config.num_decoder_layers} decoder layers per token'
-  )
+  said = f'Written: {counts.examples} examples to {path}'
+  if counts.tokens:
+    said += (
+      f'; {counts.layers / counts.tokens:.2f} of'
+      f' {generator.model.config.num_decoder_layers} decoder layers per token'
+    )
+  print(said)

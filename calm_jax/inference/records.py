@@ -20,8 +20,8 @@ from calm_jax.data import corpus
 if TYPE_CHECKING:
   from calm_jax import generation
 
-PREDICT, PREDICT_WITH_AUX = 'predict', 'predict_with_aux'
-MODES = (PREDICT, PREDICT_WITH_AUX)
+PREDICT, PREDICT_WITH_AUX, SCORE = 'predict', 'predict_with_aux', 'score'
+MODES = (PREDICT, PREDICT_WITH_AUX, SCORE)
 
 
 def check_mode(mode: str) -> None:
@@ -55,7 +55,11 @@ def line(
   inputs = {'inputs_pretokenized': example.inputs}
   if example.targets:
     inputs['targets_pretokenized'] = example.targets
-  fields = {'inputs': inputs, 'prediction': each(lambda x: x.text)}
+  fields = {'inputs': inputs}
+  if mode == SCORE:
+    fields['score'] = each(lambda x: x.log_prob)
+  else:
+    fields['prediction'] = each(lambda x: x.text)
   if mode == PREDICT_WITH_AUX:
     fields['prediction_tokens'] = each(lambda x: list(x.tokens))
     fields['aux'] = _strict(

@@ -20,9 +20,9 @@ from calm_jax.dump import runner as dump_runner
 from calm_jax.inference import records, results
 from calm_jax.training import signals
 
-# Texts with their prefixes -> outputs of each, the best first. What a text
-# gives may not depend on its neighbours.
-Decode = Callable[[Sequence[str]], list[list[generation.Generation]]]
+# Outputs of each example, the best first. What one gives may not depend on its
+# neighbours.
+Decode = Callable[[Sequence[corpus.Example]], list[list[generation.Generation]]]
 
 _SAVED_AFTER_SIGNAL = 143
 
@@ -175,13 +175,12 @@ def _lines(
 def _decoded(
   decode: Decode, batch: Sequence[corpus.Example], rows: int
 ) -> list[list[generation.Generation]]:
-  texts = [example.inputs for example in batch]
   # One shape, one compilation: the last text fills up the last batch.
-  texts += texts[-1:] * (rows - len(texts))
+  full = [*batch, *batch[-1:] * (rows - len(batch))]
   with warnings.catch_warnings():
     # Said once, of all texts.
     warnings.filterwarnings('ignore', message='.* texts are longer than')
-    return decode(texts)[: len(batch)]
+    return decode(full)[: len(batch)]
 
 
 def _slices(

@@ -176,6 +176,9 @@ def test_beams_have_no_confidence(infer, generator, monkeypatch):
     (['--split=test', '--input_file=a.txt'], 2, 'has no splits'),
     (['--input_file=missing.txt'], 3, 'missing.txt'),
     (['--beam_size=2', '--threshold=0.5'], 2, 'full model alone'),
+    (['--mode=score', '--input_file=a.txt'], 2, 'no targets to score'),
+    (['--mode=score', '--threshold=0.5'], 2, 'of the full model'),
+    (['--mode=score', '--temperature=1'], 2, 'of the full model'),
     (['--gin.INFER_MOD="predict"'], 2, 'did you mean INFER_MODE'),
   ],
 )

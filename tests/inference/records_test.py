@@ -51,6 +51,11 @@ def test_predict_holds_the_text_alone():
   }
 
 
+def test_score_holds_no_prediction():
+  found = parsed(records.line(EXAMPLE, [output('')], 'score'))
+  assert found.keys() == {'inputs', 'score'} and found['score'] == -0.25
+
+
 def test_arrays_are_whole():
   """seqio's encoder writes a summary of what is longer than 32."""
   found = parsed(

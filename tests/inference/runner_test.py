@@ -54,7 +54,9 @@ def test_predictions_are_those_of_the_text_generator(generator, tmp_path):
   job = runner.job(generator, setup_of(), 'task', 'test', examples)
   counts = runner.run(
     generator,
-    lambda texts: generator.generate_many(texts, 1, threshold=THRESHOLD),
+    lambda batch: generator.generate_many(
+      [x.inputs for x in batch], 1, threshold=THRESHOLD
+    ),
     examples,
     job,
     tmp_path,
@@ -90,12 +92,13 @@ class Decode:
     self.batches = []
     self._fail_at, self._signal_at = fail_at, signal_at
 
-  def __call__(self, texts):
+  def __call__(self, batch):
+    texts = [example.inputs for example in batch]
     if len(self.batches) == self._fail_at:
       raise KeyboardInterrupt
     if len(self.batches) == self._signal_at:
       os.kill(os.getpid(), signal.SIGTERM)
-    self.batches.append(list(texts))
+    self.batches.append(texts)
     return [
       [
         generation.Generation(
