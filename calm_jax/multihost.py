@@ -16,6 +16,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -220,17 +221,20 @@ def leaving_together(exit_now: Callable[[int], None] = os._exit):
   """
   try:
     yield
-  except errors.CalmError as error:
+  except (Exception, KeyboardInterrupt) as error:
     if not is_multiprocess() or _others_leave_too(error):
       raise
-    print(f'calm: error: {error}', file=sys.stderr)
+    if isinstance(error, errors.CalmError):
+      print(f'calm: error: {error}', file=sys.stderr)
+    else:
+      traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    exit_now(error.exit_code)
+    exit_now(getattr(error, 'exit_code', 1))
 
 
-def _others_leave_too(error: errors.CalmError) -> bool:
-  if isinstance(error, LostPeerError):
+def _others_leave_too(error: BaseException) -> bool:
+  if isinstance(error, (LostPeerError, KeyboardInterrupt)):
     return False
   try:
     barrier('leaving after an error', _SECONDS_TO_LEAVE)
