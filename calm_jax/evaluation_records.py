@@ -59,6 +59,7 @@ class SystemRow(json_records.Record):
     flops: also None where the network's sizes or the measure's cost are not
       known.
     speed: how `ms_per_token` spreads, and the same without the encoder.
+    split_scores: of the whole split, in percent, as papers print them.
   """
 
   threshold: float
@@ -71,6 +72,7 @@ class SystemRow(json_records.Record):
   outputs: Outputs | None = None
   flops: efficiency_records.Flops | None = None
   speed: efficiency_records.Speed | None = None
+  split_scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     record_checks.require_unit(self, 'threshold', 'mean_metric')

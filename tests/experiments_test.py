@@ -106,32 +106,40 @@ def check_dumps(dump_dir, task, metric):
     assert 1 in used[:, -1]
 
 
-def check_evaluation(name, task, metric, baseline):
+def check_evaluation(name, task, metric, baseline, scores):
   result = contracts.read_json(
     pathlib.Path(f'runs/{name}_evaluation.json'), contracts.EvaluationResult
   )
   assert (result.task, result.split, result.metric) == (task, 'test', metric)
   assert result.baselines.keys() == {baseline}
+  assert result.full.split_scores.keys() == scores
   # Fourteen texts certify nothing, so both are the full model.
   assert result.full.mean_layers == result.calibrated.mean_layers == 2.0
 
 
 @pytest.mark.parametrize(
-  ('name', 'task', 'metric', 'baseline'),
+  ('name', 'task', 'metric', 'baseline', 'scores'),
   [
-    ('cnn_dm', 'cnn_dailymail_v002', 'rouge_l', 'first_three_sentences'),
-    ('wmt15_en_fr', 'wmt15_enfr_v003', 'chrf', 'input_copied'),
+    (
+      'cnn_dm',
+      'cnn_dailymail_v002',
+      'rouge_l',
+      'first_three_sentences',
+      {'rouge1', 'rouge2', 'rougeLsum'},
+    ),
+    ('wmt15_en_fr', 'wmt15_enfr_v003', 'chrf', 'input_copied', {'bleu'}),
   ],
+  ids=['cnn_dm', 'wmt15_en_fr'],
 )
 def test_a_row_of_table_2_by_the_header_s_commands(
-  name, task, metric, baseline, capsys
+  name, task, metric, baseline, scores, capsys
 ):
   *row, classifier = commands_of(f'{name}_small')
   assert [command[0] for command in row] == STAGES
   assert classifier[0] == 'train'
   printed = [run(command, capsys) for command in row]
   check_dumps(pathlib.Path(f'runs/{name}_dump'), task, metric)
-  check_evaluation(name, task, metric, baseline)
+  check_evaluation(name, task, metric, baseline, scores)
   assert 'softmax gap' in printed[-1] and task in printed[-1]
   assert (pathlib.Path(f'runs/{name}_report') / 'index.html').stat().st_size
 
@@ -147,11 +155,11 @@ def test_all_six_stages_with_a_trained_classifier(capsys):
   assert 'auroc of linear' in run(stage_2, capsys)
   run([*dump, *with_it], capsys)
   assert 'squad_f1' in run(calibrate, capsys)
-  run([*evaluate, *with_it], capsys)
+  assert 'SQuAD F1 of all, in percent' in run([*evaluate, *with_it], capsys)
   assert 'linear classifier' in run(report, capsys)
   task = 'squad_v010_allanswers'
   check_dumps(pathlib.Path('runs/squad_dump'), task, 'squad_f1')
-  check_evaluation('squad', task, 'squad_f1', 'input_copied')
+  check_evaluation('squad', task, 'squad_f1', 'input_copied', {'em', 'f1'})
 
 
 @pytest.mark.parametrize('name', ['cnn_dm', 'wmt15_en_fr', 'squad'])

@@ -164,8 +164,26 @@ def evaluate_dump(
     own_metric=metric,
   )
   return dataclasses.replace(
-    result, command=shlex.join(['calm', *sys.argv[1:]]), versions=_versions()
+    result,
+    full=_with_split_scores(result.full, manifest, data),
+    calibrated=_with_split_scores(result.calibrated, manifest, data),
+    command=shlex.join(['calm', *sys.argv[1:]]),
+    versions=_versions(),
   )
+
+
+def _with_split_scores(row, manifest, data):
+  """The row with the scores that papers print for CALM's tasks."""
+  from calm_jax.data import calm_tasks, t5_metrics
+
+  if manifest.task not in calm_tasks.TASKS:
+    return row
+  column = manifest.thresholds.index(row.threshold)
+  texts = data.references.tolist(), data.predictions[:, column].tolist()
+  scores = {}
+  for name in calm_tasks.TASKS[manifest.task].metric_fns:
+    scores |= getattr(t5_metrics, name)(*texts)
+  return dataclasses.replace(row, split_scores=scores)
 
 
 def _timings(generator, data, calibration, batch_size, examples, repeats):

@@ -4,6 +4,7 @@ CalibrationResult, EvaluationResult -> summary_rows -> page, terminal
 """
 
 import dataclasses
+import math
 
 from calm_jax import contracts
 from calm_jax.report import wording
@@ -67,6 +68,15 @@ def _quality_rows(calibration, evaluation) -> list[SummaryRow]:
         (f'Baseline: {name.replace("_", " ")}', number(value))
         for name, value in evaluation.baselines.items()
       ),
+    ),
+    *(
+      SummaryRow(
+        f'{wording.split_score_name(name)} of all, in percent',
+        f'{score:.2f}',
+        f'{calibrated.split_scores.get(name, math.nan):.2f}',
+        note=f'of the whole {evaluation.split} split, as papers print it',
+      )
+      for name, score in full.split_scores.items()
     ),
   ]
 

@@ -13,7 +13,18 @@ _METRICS = {
   'rouge_2': 'ROUGE-2',
   'rouge_l': 'ROUGE-L',
   'sentence_bleu': 'sentence BLEU',
+  'squad_exact_match': 'SQuAD exact match',
+  'squad_f1': 'SQuAD F1',
   'token_f1': 'token F1',
+}
+# Of a whole split (`calm_jax.data.t5_metrics`).
+_SPLIT_SCORES = {
+  'bleu': 'BLEU',
+  'em': 'SQuAD exact match',
+  'f1': 'SQuAD F1',
+  'rouge1': 'ROUGE-1',
+  'rouge2': 'ROUGE-2',
+  'rougeLsum': 'ROUGE-Lsum',
 }
 _MEASURES = {
   'SoftmaxTopTwoGap': 'softmax gap',
@@ -29,6 +40,11 @@ _MEASURES = {
 def metric_name(metric: str) -> str:
   """Returns the metric's name as papers write it."""
   return _METRICS.get(metric, metric)
+
+
+def split_score_name(score: str) -> str:
+  """Returns the name of a score of a whole split as papers write it."""
+  return _SPLIT_SCORES.get(score, score)
 
 
 def measure_name(measure: str) -> str:

@@ -5,8 +5,14 @@ import pathlib
 import gin
 import pytest
 
-from calm_jax.cli import gin_setup, loading, main
-from calm_jax.data import batches, seqio_tasks, task_registry
+from calm_jax import errors
+from calm_jax.cli import evaluate, gin_setup, loading, main
+from calm_jax.data import (
+  batches,
+  seqio_tasks,
+  task_examples,
+  task_registry,
+)
 from calm_jax.dump import runner
 from calm_jax.training import loop
 from tests.testing import dumps
@@ -88,6 +94,28 @@ def test_a_dump_reads_the_file(task_flags, tmp_path, monkeypatch, capsys):
   expected = task_registry.find('numbers').load('test')
   assert dumped['examples'] == expected[:4] and len(expected) > 4
   assert all(x.targets.startswith('The number') for x in expected)
+
+
+def test_an_evaluation_knows_the_baseline_of_a_file(
+  task_flags, tmp_path, monkeypatch, run_calibrate
+):
+  found = {}
+
+  def evaluate_dump(*_, **__):
+    found['numbers'] = task_examples.find_task('numbers')
+    raise errors.DataError('enough')
+
+  run_calibrate()
+  monkeypatch.setattr(task_registry, '_added', {})
+  monkeypatch.setattr(evaluate, 'evaluate_dump', evaluate_dump)
+  monkeypatch.setattr(loading, 'load', lambda chosen: None)
+  args = [
+    f'--dump_dir={tmp_path}/dump',
+    f'--calibration={tmp_path}/calibration.json',
+    f'--output={tmp_path}/evaluation.json',
+  ]
+  assert main.main(['evaluate', *task_flags, '--gin.MODEL_DIR="u"', *args]) == 3
+  assert found['numbers'].baseline == 'input_copied'
 
 
 def test_the_example_of_the_documentation_is_complete(tmp_path):

@@ -79,6 +79,7 @@ def test_gin_helps_in_every_stage(stage, binding, said, capsys):
   ('stage', 'flag', 'said'),
   [
     ('dump', '--gin.SPLIT="tests"', 'must be one of train'),
+    ('dump', '--gin.SPLIT="calibration,tests"', 'must be one of train'),
     (
       'dump',
       '--gin.MIXTURE_OR_TASK_NAME="docstrings"',

@@ -11,6 +11,7 @@ import pytest
 from calm_jax import contracts
 from calm_jax.cli import (
   dump,
+  evaluate,
   generate,
   gin_checks,
   gin_setup,
@@ -240,6 +241,22 @@ def test_evaluate_and_report(evaluate_args, tmp_path, capsys):
   assert code == 0, printed.err
   page = printed.out.rpartition('Written: ')[2].strip()
   assert page.startswith(str(page_dir)) and page.endswith('.html')
+
+
+def test_evaluate_adds_what_papers_print_of_calms_tasks():
+  manifest = types.SimpleNamespace(
+    task='squad_v010_allanswers', thresholds=(1.0, 0.5)
+  )
+  data = types.SimpleNamespace(
+    references=np.array(['In 911\n911', 'Rollo']),
+    predictions=np.array([['911', 'Rollo'], ['the 911', 'Rollo the Norman']]).T,
+  )
+  row = contracts.SystemRow(0.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1)
+  scores = evaluate._with_split_scores(row, manifest, data).split_scores
+  # 'rollo norman' for 'rollo': precision 1/2, recall 1.
+  assert scores == {'em': 50.0, 'f1': pytest.approx(100 * (1 + 2 / 3) / 2)}
+  manifest.task = 'docstring_restoration'
+  assert evaluate._with_split_scores(row, manifest, data) == row
 
 
 def test_evaluate_times_texts_of_all_lengths(evaluate_args, generator):
