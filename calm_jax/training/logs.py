@@ -5,6 +5,8 @@ import time
 
 from calm_jax.training import metrics, writers
 
+TRAINING_EVAL = 'training_eval'
+
 
 class RunLogs:
   """The outputs of a run, and the sums since the last log line."""
@@ -15,7 +17,7 @@ class RunLogs:
     self._objective = objective
     self._start_time = time.monotonic()
     self._train = writers.MetricLog(model_dir / 'train', start)
-    self._evaluation = writers.MetricLog(model_dir / 'training_eval', start)
+    self._evaluation = writers.MetricLog(model_dir / TRAINING_EVAL, start)
     self.progress = writers.Progress(total_steps, start)
     self._total_steps = total_steps
     self._reset()
@@ -69,6 +71,11 @@ class RunLogs:
     for line in others:
       self.progress.message(f'  {line}')
 
+  def show_metrics(self, step_number: int, name: str, values: dict[str, float]):
+    """Prints what was measured of a task's outputs."""
+    numbers = '  '.join(f'{key} {x:.4g}' for key, x in values.items())
+    self.progress.message(f'step {step_number}  {name}: {numbers}')
+
   def close(self):
     """Flushes everything."""
     self._train.close()
@@ -88,3 +95,4 @@ class NoLogs:
     pass
 
   message = exclude = add = write = write_evaluation = close = _ignore
+  show_metrics = _ignore

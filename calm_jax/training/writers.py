@@ -4,6 +4,7 @@ Only the TensorBoard writer needs TensorFlow, which may be missing.
 """
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 
 import tqdm
 from absl import logging
+
+METRICS = 'metrics.jsonl'
 
 
 def summary_writer(directory: pathlib.Path):
@@ -38,23 +41,16 @@ class MetricLog:
   def __init__(self, directory: str | os.PathLike, start_step: int = 0):
     self._directory = pathlib.Path(directory)
     self._directory.mkdir(parents=True, exist_ok=True)
-    self._path = self._directory / 'metrics.jsonl'
-    self._drop_entries_after(start_step)
+    self._path = self._directory / METRICS
+    drop_entries_after(self._path, start_step)
     self._events = summary_writer(self._directory)
 
-  def _drop_entries_after(self, step: int):
-    if not self._path.exists():
-      return
-    lines = self._path.read_text(encoding='utf-8').splitlines()
-    kept = [line for line in lines if _step_of(line) <= step]
-    temporary = self._path.with_suffix('.jsonl.tmp')
-    temporary.write_text(''.join(f'{line}\n' for line in kept), 'utf-8')
-    temporary.replace(self._path)
-
   def write(self, step: int, values: Mapping[str, float]):
-    """Appends one entry."""
+    """Appends one entry; null stands for a number that is not finite."""
+    finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    entry = json.dumps({'step': step, **finite}, allow_nan=False)
     with self._path.open('a', encoding='utf-8') as file:
-      file.write(json.dumps({'step': step, **values}) + '\n')
+      file.write(entry + '\n')
     if self._events is not None:
       self._events.write_scalars(step, dict(values))
 
@@ -63,6 +59,25 @@ class MetricLog:
     if self._events is not None:
       self._events.flush()
       self._events.close()
+
+
+def drop_entries_after(path: pathlib.Path, step: int) -> None:
+  """Keeps the lines of a JSONL file up to a step, and whole lines only."""
+  if not path.exists():
+    return
+  lines = path.read_text(encoding='utf-8').splitlines()
+  kept = [line for line in lines if _step_of(line) <= step]
+  temporary = path.with_suffix('.jsonl.tmp')
+  temporary.write_text(''.join(f'{line}\n' for line in kept), 'utf-8')
+  temporary.replace(path)
+
+
+def has_entry(path: pathlib.Path, step: int) -> bool:
+  """Whether a JSONL file has an entry of a step."""
+  if not path.exists():
+    return False
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return any(_step_of(line) == step for line in lines)
 
 
 def _step_of(line: str) -> float:
