@@ -27,16 +27,17 @@ class BestCheckpoint:
   Attributes:
     metric_name_to_monitor: 'training_eval/<metric>' of the teacher-forced
       evaluation, such as 'training_eval/accuracy', or
-      'inference_eval/<task>/<metric>' of the decoded outputs.
+      'inference_eval/<task>/<metric>' of the decoded outputs. None chooses no
+      checkpoint.
     metric_mode: whether the 'max' or the 'min' is the best.
     patience: training stops after so many evaluations in a row that were not
       the best; None trains to the end.
 
   Raises:
-    ConfigError: another mode, or no positive patience.
+    ConfigError: another mode, no positive patience, or one without a metric.
   """
 
-  metric_name_to_monitor: str
+  metric_name_to_monitor: str | None = None
   metric_mode: str = 'max'
   patience: int | None = None
 
@@ -46,6 +47,11 @@ class BestCheckpoint:
     if self.patience is not None and self.patience < 1:
       raise errors.ConfigError(
         f'patience must be None or at least 1 evaluation, got {self.patience}.'
+      )
+    if self.patience is not None and self.metric_name_to_monitor is None:
+      raise errors.ConfigError(
+        f'A patience needs a metric to watch, got {self.patience} and None;'
+        " name it, such as 'training_eval/accuracy'."
       )
 
   def is_better(self, value: float, than: float | None) -> bool:

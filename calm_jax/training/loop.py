@@ -95,7 +95,7 @@ def train(
   initial_checkpoint_path: str | os.PathLike | None = None,
   partitioner: partitioning.PjitPartitioner | None = None,
   infer_evaluation: infer_eval.InferEvaluation | None = None,
-  best_checkpoint: best.BestCheckpoint | None = None,
+  best_checkpoint: best.BestCheckpoint = best.BestCheckpoint(),  # noqa: B008
 ) -> state.TrainState:
   """Trains until `total_steps`, resuming from `model_dir` if it can.
 
@@ -153,6 +153,11 @@ def train(
     )  # fmt: skip
   start = int(train_state.step)
   is_writer = multihost.is_writer()
+  infer, history = None, None
+  if infer_evaluation is not None:
+    infer = infer_evaluation.open(model_dir, start, is_writer=is_writer)
+  if best_checkpoint.metric_name_to_monitor is not None:
+    history = best.History(best_checkpoint, model_dir, start, is_writer)
   if is_writer:
     info = model_info.describe(
       train_state.params,
@@ -174,10 +179,8 @@ def train(
     ),
     evaluations=evaluations.Evaluations(
       _scorer(objective, model.module, partitioner, eval_batches),
-      infer_evaluation
-      and infer_evaluation.open(model_dir, start, is_writer=is_writer),
-      best_checkpoint
-      and best.History(best_checkpoint, model_dir, start, is_writer),
+      infer,
+      history,
       run_logs,
     ),
     partitioner=partitioner,

@@ -79,11 +79,16 @@ def test_a_metric_that_is_not_measured_names_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'options', [{'metric_mode': 'maximum'}, {'patience': 0}]
+  'options',
+  [
+    {'metric_mode': 'maximum'},
+    {'patience': 0},
+    {'metric_name_to_monitor': None, 'patience': 2},
+  ],
 )
 def test_options_are_checked(options):
   with pytest.raises(errors.ConfigError):
-    best.BestCheckpoint(NAME, **options)
+    best.BestCheckpoint(**{'metric_name_to_monitor': NAME, **options})
 
 
 def test_only_the_best_checkpoint_and_the_users_are_pinned(tmp_path):

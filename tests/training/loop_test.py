@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from testing import copying
 
 from calm_jax import errors, optimizers
-from calm_jax.training import loop, step, writers
+from calm_jax.training import best, loop, step, writers
 
 OPTIMIZER = optimizers.adafactor(3e-2)
 PERIODS = loop.Periods(log=2, evaluate=4, checkpoint=4)
@@ -201,3 +203,103 @@ def test_starts_from_another_run_with_fresh_accumulators(tmp_path):
 def test_a_missing_initial_checkpoint(tmp_path):
   with pytest.raises(errors.DataError, match='none'):
     train(tmp_path / 'run', 4, initial_checkpoint_path=tmp_path / 'none')
+
+
+def test_kill_9_loses_the_steps_since_the_last_checkpoint(
+  uninterrupted, tmp_path
+):
+  """In a process of its own, without any chance to save."""
+  program = """
+import os, signal
+from testing import copying
+from training import loop_test as here
+here.writers.summary_writer = lambda directory: None
+class Killed(copying.CopyingBatches):
+  def batch_at(self, step):
+    if step == 6:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return super().batch_at(step)
+here.train(os.environ['MODEL_DIR'], 8, Killed())
+"""
+  tests = pathlib.Path(__file__).parents[1]
+  paths = os.pathsep.join([str(tests), str(tests.parent)])
+  result = subprocess.run(
+    [sys.executable, '-c', program],
+    env={**os.environ, 'PYTHONPATH': paths, 'MODEL_DIR': str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == -signal.SIGKILL, result.stderr
+  assert [p.name for p in tmp_path.glob('checkpoint_*')] == ['checkpoint_4']
+  assert_same_state(train(tmp_path, 8), uninterrupted[1])
+  assert losses_of(tmp_path) == losses_of(uninterrupted[0])
+
+
+def scripted_accuracies(monkeypatch, values):
+  """Evaluations that give these values in turn."""
+  remaining = iter(values)
+  monkeypatch.setattr(
+    step.LayerWeightedObjective,
+    'make_evaluator',
+    lambda self, module: (
+      lambda params, batches: {'loss': 1.0, 'accuracy': next(remaining)}
+    ),
+  )
+
+
+BEST = {
+  'periods': loop.Periods(log=2, evaluate=2, checkpoint=4),
+  'eval_batches': [copying.CopyingBatches().batch_at(99)],
+  'checkpoints_to_keep': 1,
+  'best_checkpoint': best.BestCheckpoint('training_eval/accuracy', patience=2),
+}
+
+
+def test_the_best_checkpoint_is_kept_and_training_stops_early(
+  tmp_path, monkeypatch, capsys
+):
+  scripted_accuracies(monkeypatch, [0.1, 0.3, 0.2, 0.25])
+  stopped = train(tmp_path, 20, **BEST)
+  assert int(stopped.step) == 8
+  assert {p.name for p in tmp_path.glob('checkpoint_*')} == {
+    'checkpoint_4',  # Of the best evaluation.
+    'checkpoint_8',  # The newest.
+  }
+  said = 'stopped early; best training_eval/accuracy 0.3000 at step 4'
+  assert said in capsys.readouterr().out
+  # The same command does nothing more.
+  assert_same_state(train(tmp_path, 20, **BEST), stopped)
+  assert said in capsys.readouterr().out
+
+
+def test_an_evaluation_that_a_signal_left_out_is_made_up_for(
+  tmp_path, monkeypatch
+):
+  class Interrupting(copying.CopyingBatches):
+    def batch_at(self, step):
+      if step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return super().batch_at(step)
+
+  scripted_accuracies(monkeypatch, [0.1])
+  with pytest.raises(SystemExit):
+    train(tmp_path, 8, Interrupting(), **BEST)
+  # Nothing is evaluated while the machine waits to stop.
+  assert [x['step'] for x in metric_lines(tmp_path, 'training_eval')] == [2]
+  scripted_accuracies(monkeypatch, [0.5, 0.3, 0.4])
+  train(tmp_path, 8, **BEST)
+  found = metric_lines(tmp_path, 'training_eval')
+  assert [(x['step'], x['accuracy']) for x in found] == [
+    (2, 0.1), (4, 0.5), (6, 0.3), (8, 0.4),
+  ]  # fmt: skip
+  assert (tmp_path / 'checkpoint_4' / best.PINNED).is_file()
+
+
+def test_the_parameters_are_listed_with_the_run(uninterrupted):
+  directory, final = uninterrupted
+  *lines, total = (directory / 'model-info.txt').read_text().splitlines()
+  shapes = [x.shape for x in jax.tree.leaves(final.params)]
+  assert len(lines) == len(shapes)
+  assert total.endswith(f': {sum(map(np.prod, shapes)):,}')
+  (line,) = [x for x in lines if 'token_embedder/embedding' in x]
+  assert 'shape (32, 16)' in line and 'partition spec' in line
