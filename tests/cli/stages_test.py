@@ -337,7 +337,7 @@ def test_stages_and_runs_share_no_macro_by_accident():
     for folder in ('runs', 'models', 'experiments', 'early_exit')
     for path in (gin_setup.gin_root() / 'gin' / folder).glob('*.gin')
     # A stage's own file names its macros: run_files_test.
-    if path.stem not in main.STAGES
+    if path.stem not in set(main.STAGES) - {'train'}
   ]
   text = '\n'.join(path.read_text(encoding='utf-8') for path in files)
   assert 'BATCH_SIZE' in gin_checks.macro_names(text)
