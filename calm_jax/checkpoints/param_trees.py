@@ -33,6 +33,19 @@ def unflatten(named: Mapping[str, Any]) -> dict[str, Any]:
 
 def expected_shapes(config: network.T5Config) -> dict[str, tuple[int, ...]]:
   """Shape of every parameter of the network, by name; computes nothing."""
+  # Types and dropout change no shape, and gin may give a list.
+  activations = tuple(config.mlp_activations)
+  return dict(
+    _expected_shapes(
+      config.replace(
+        mlp_activations=activations, dtype='float32', dropout_rate=0.0
+      )
+    )
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _expected_shapes(config: network.T5Config) -> dict[str, tuple[int, ...]]:
   token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   module = network.Transformer(config)
   variables = jax.eval_shape(

@@ -12,7 +12,6 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import optimizers
@@ -67,9 +66,7 @@ def convert(
   params = param_trees.unflatten(
     param_trees.of_network(param_trees.flatten(params))
   )
-  template = jax.eval_shape(
-    optimizer.transformation.init, jax.tree.map(jnp.asarray, params)
-  )
+  template = jax.eval_shape(optimizer.transformation.init, params)
   opt_state = t5x_adafactor.read_opt_state(checkpoint, template, first_step)
   store = orbax_io.CheckpointStore(model_dir)
   try:

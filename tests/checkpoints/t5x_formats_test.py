@@ -121,16 +121,14 @@ def test_scanned_layers_are_named(tmp_path, config):
     from_t5x.load_config(tmp_path / 'scanned')
 
 
-@pytest.mark.parametrize('kind', ['native', 'orbax'])
-def test_training_goes_on_from_either(request, tmp_path, config, kind):
-  path = request.getfixturevalue(kind)
+def test_training_goes_on_from_t5x(native, tmp_path, config):
   optimizer = optimizers.adafactor()
   converted = t5x_training_state.convert(
-    path, tmp_path / 'run', config, optimizer, first_step=3
+    native, tmp_path / 'run', config, optimizer, first_step=3
   )
   assert converted.checkpoint == tmp_path / 'run' / 'checkpoint_3'
   assert converted.t5x_step == 0
-  expected = from_t5x.load_params(path, config)
+  expected = from_t5x.load_params(native, config)
   template = {
     'params': expected,
     'opt_state': jax.eval_shape(optimizer.transformation.init, expected),
@@ -143,5 +141,5 @@ def test_training_goes_on_from_either(request, tmp_path, config, kind):
   assert_same(restored['params'], expected)
   with pytest.raises(errors.ConfigError, match='already holds checkpoint_3'):
     t5x_training_state.convert(
-      path, tmp_path / 'run', config, optimizer, first_step=3
+      native, tmp_path / 'run', config, optimizer, first_step=3
     )
