@@ -24,10 +24,12 @@ class Optimizer:
   Attributes:
     transformation: optax transformation from gradients to parameter updates.
     learning_rate_fn: step, counted from 0 -> learning rate, for the logs.
+    start_message: what a run says at its start; '' for nothing.
   """
 
   transformation: optax.GradientTransformation
   learning_rate_fn: LearningRateFn
+  start_message: str = ''
 
 
 def _as_schedule(learning_rate: float | LearningRateFn) -> LearningRateFn:
@@ -51,7 +53,7 @@ def adafactor(
   multiply_by_parameter_scale: bool = True,
   min_dim_size_to_factor: int = 128,
   epsilon: float = 1e-30,
-  decay_offset: int = 0,
+  step_offset: int = 0,
   global_norm_clip_threshold: float | None = None,
 ) -> Optimizer:
   """Adafactor as T5 uses it: no momentum, updates relative to the parameters.
@@ -60,37 +62,60 @@ def adafactor(
   of about learning_rate * max(RMS(parameter), 1e-3), so 1e-3 (fine-tuning) or
   1 / sqrt(step) (pretraining) are usual, and an Adam value such as 1e-4 trains
   too slowly. Over 20 steps the result stays within 1e-4 of T5X's Adafactor in
-  relative displacement, for 1-D and 2-D parameters; T5X's `step_offset` is
-  `decay_offset` here. With 3-D kernels the two differ in how they factor, which
-  is one reason why attention kernels are 2-D in `t5.layers`.
+  relative displacement, for 1-D and 2-D parameters. With 3-D kernels the two
+  differ in how they factor, which is one reason why attention kernels are 2-D
+  in `t5.layers`.
+
+  Accumulators always start fresh at step 0, also where parameters come from a
+  checkpoint. What T5X calls `step_offset` then decides how fast they fill:
+
+  * 0: at once, as in a new run; right for parameters without accumulators.
+  * -1_000_000: as slowly as after a million steps. It is what T5X does with
+    such parameters where it counts on from a checkpoint's step 1,000,000 and
+    its own step_offset is 0; the accumulators stay far below the squared
+    gradients, and clipping alone bounds the updates.
 
   Args:
     learning_rate: a number or a function of the step.
-    decay_rate: exponent of the second-moment decay, 1 - (step + 1)^-rate.
+    decay_rate: exponent of the second-moment decay.
     clipping_threshold: largest root mean square of an unscaled update.
     multiply_by_parameter_scale: scale updates by RMS(parameter).
     min_dim_size_to_factor: second moments are factored where the two largest
       dimensions are at least this.
     epsilon: added to squared gradients.
-    decay_offset: step at which the decay starts anew, for fine-tuning.
+    step_offset: subtracted from the step in the second-moment decay, which is
+      1 - (step - step_offset + 1)^-rate; see above.
     global_norm_clip_threshold: clip gradients by their global norm first.
 
   Returns:
     The optimizer.
+
+  Raises:
+    ConfigError: a step_offset above 0, where the decay has no value yet.
   """
+  if step_offset > 0:
+    raise errors.ConfigError(
+      'step_offset must be at most 0, because steps and accumulators start at 0'
+      f' here, got {step_offset}. T5X needs the step of the checkpoint as its'
+      ' step_offset to start anew; here that is 0.'
+    )
   schedule = _as_schedule(learning_rate)
   transformation = optax.adafactor(
     learning_rate=schedule,
     min_dim_size_to_factor=min_dim_size_to_factor,
     decay_rate=decay_rate,
-    decay_offset=decay_offset,
+    decay_offset=step_offset,
     multiply_by_parameter_scale=multiply_by_parameter_scale,
     clipping_threshold=clipping_threshold,
     momentum=None,
     eps=epsilon,
   )
   return Optimizer(
-    _with_clipping(transformation, global_norm_clip_threshold), schedule
+    _with_clipping(transformation, global_norm_clip_threshold),
+    schedule,
+    'Adafactor: accumulators start fresh at step 0; second-moment decay 1 -'
+    f' (step + {1 - step_offset:,})^-{decay_rate},'
+    f' step_offset {step_offset:,}',
   )
 
 

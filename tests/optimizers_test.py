@@ -66,7 +66,7 @@ def test_unknown_factor_names_the_nearest():
     optimizers.create_learning_rate_scheduler('constant * rsqrt_deca')
 
 
-def adafactor_by_hand(param, gradients, learning_rates):
+def adafactor_by_hand(param, gradients, learning_rates, step_offset=0):
   """Shazeer & Stern 2018, with T5's constants, in float64."""
   param = param.astype(np.float64)
   factored = param.ndim == 2 and min(param.shape) >= 128
@@ -74,7 +74,7 @@ def adafactor_by_hand(param, gradients, learning_rates):
   for t, (gradient, rate) in enumerate(
     zip(gradients, learning_rates, strict=True)
   ):
-    decay = 1 - (t + 1.0) ** -0.8
+    decay = 1 - (t - step_offset + 1.0) ** -0.8
     squared = gradient.astype(np.float64) ** 2 + 1e-30
     if factored:
       rows = decay * rows + (1 - decay) * squared.mean(axis=1)
@@ -89,9 +89,15 @@ def adafactor_by_hand(param, gradients, learning_rates):
 
 
 @pytest.mark.parametrize(
-  ('shape', 'scale'), [((7,), 1.0), ((5, 6), 1e-5), ((128, 130), 0.3)]
+  ('shape', 'scale', 'step_offset'),
+  [
+    ((7,), 1.0, 0),
+    ((5, 6), 1e-5, 0),
+    ((128, 130), 0.3, 0),
+    ((7,), 1.0, -1000),
+  ],
 )
-def test_adafactor_equals_numpy(shape, scale):
+def test_adafactor_equals_numpy(shape, scale, step_offset):
   rng = np.random.default_rng(0)
   param = (scale * rng.normal(size=shape)).astype(np.float32)
   gradients = rng.normal(size=(6, *shape)).astype(np.float32)
@@ -99,16 +105,24 @@ def test_adafactor_equals_numpy(shape, scale):
   schedule = optimizers.create_learning_rate_scheduler(
     'constant * linear_warmup', base_learning_rate=0.1, warmup_steps=3
   )
-  optimizer = optimizers.adafactor(schedule)
+  optimizer = optimizers.adafactor(schedule, step_offset=step_offset)
   actual, state = param, optimizer.transformation.init(param)
   for gradient in gradients:
     updates, state = optimizer.transformation.update(gradient, state, actual)
     actual = optax.apply_updates(actual, updates)
   rates = [float(optimizer.learning_rate_fn(t)) for t in range(6)]
-  expected = adafactor_by_hand(param, gradients, rates)
+  expected = adafactor_by_hand(param, gradients, rates, step_offset)
   assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(
     param - expected
   )
+
+
+def test_adafactor_says_how_its_accumulators_start():
+  message = optimizers.adafactor(step_offset=-1_000_000).start_message
+  assert '(step + 1,000,001)^-0.8' in message and '-1,000,000' in message
+  assert 'step_offset 0' in optimizers.adafactor().start_message
+  with pytest.raises(errors.ConfigError, match='at most 0'):
+    optimizers.adafactor(step_offset=1_000_000)
 
 
 def test_adafactor_keeps_no_full_second_moment_of_large_kernels():

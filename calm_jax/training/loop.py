@@ -188,6 +188,8 @@ def train(
     total_steps=total_steps,
     logs=run_logs,
   )
+  if start == 0 and optimizer.start_message:
+    run_logs.progress.message(optimizer.start_message)
   try:
     return run.run(train_state, batches)
   finally:
