@@ -4,8 +4,8 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from calm_jax import errors
-from calm_jax.cli import flags
+from calm_jax import errors, unfinished
+from calm_jax.cli import flags, saved_config
 
 DESCRIPTION = """Train a model.
 
@@ -13,11 +13,17 @@ DESCRIPTION = """Train a model.
     --gin.MODEL_DIR='"runs/docstrings"'
 
 The same command resumes from the newest checkpoint. SIGTERM and Ctrl-C save
-first (exit code 143)."""
+first (exit code 143). A run is taken up only with the configuration that it
+began with, but for what changes no step: TRAIN_STEPS, periods and the like."""
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds T5X's flags of a run on several hosts."""
+  """Adds T5X's flags of a run on several hosts, and a way to go on."""
+  parser.add_argument(
+    '--allow_config_changes',
+    action='store_true',
+    help='take up the run in MODEL_DIR although its config.gin differs',
+  )
   group = parser.add_argument_group(
     'several hosts, each with the same command but for --process_index; those'
     ' of a Cloud TPU find each other without flags'
@@ -88,12 +94,37 @@ def _train(args) -> None:
     {**multihost.versions(), 'configuration': gin.config_str()},
     'Start the same command, with the same gin files, on every host.',
   )
+  if not args.allow_config_changes:
+    saved_config.check_continues(model_dir, gin.config_str())
   if not multihost.is_writer():
     gin_setup.call(train)
     return
   print(f'calm train: writing to {model_dir}', flush=True)
-  with _recorded_configuration(model_dir):
+  with _alone_in(model_dir), _recorded_configuration(model_dir):
     gin_setup.call(train)
+
+
+@contextlib.contextmanager
+def _alone_in(model_dir: pathlib.Path) -> Iterator[None]:
+  """Holds the folder: two runs would overwrite each other's checkpoints.
+
+  A folder that a refused run leaves empty is removed.
+
+  Raises:
+    ResourceError: another process trains there, or nobody may write there.
+  """
+  with unfinished.explained(model_dir / saved_config.FILE_NAME):
+    model_dir.mkdir(parents=True, exist_ok=True)
+    lock = unfinished.lock(model_dir, 'run')
+  try:
+    yield
+  finally:
+    if lock is not None:
+      lock.close()
+    if [x.name for x in model_dir.iterdir()] == [unfinished.LOCK]:
+      (model_dir / unfinished.LOCK).unlink()
+      with contextlib.suppress(OSError):
+        model_dir.rmdir()
 
 
 @contextlib.contextmanager
@@ -103,7 +134,7 @@ def _recorded_configuration(model_dir: pathlib.Path) -> Iterator[None]:
 
   from calm_jax.json_records import write_bytes_atomically
 
-  path = model_dir / 'config.gin'
+  path = model_dir / saved_config.FILE_NAME
   before = path.read_bytes() if path.exists() else None
   write_bytes_atomically(path, gin.config_str().encode('utf-8'))
   try:
@@ -114,6 +145,4 @@ def _recorded_configuration(model_dir: pathlib.Path) -> Iterator[None]:
       write_bytes_atomically(path, before)
     else:
       path.unlink(missing_ok=True)
-      with contextlib.suppress(OSError):  # Something else is in it.
-        model_dir.rmdir()
     raise

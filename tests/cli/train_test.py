@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import calm_jax
+from calm_jax import unfinished
 from calm_jax.checkpoints import orbax_io
 from calm_jax.cli import gin_setup, main
 from calm_jax.dump import reader
@@ -118,7 +119,10 @@ def content_of(folder):
   [
     ('--gin.TRAIN_STEPS=2', 'got 2'),
     ('--gin.MIXTURE_OR_TASK_NAME="docstring"', 'docstring_restoration'),
-    ('--gin.network.T5Config.mlp_dim=64', 'wi'),
+    ('--gin.network.T5Config.mlp_dim=64', 'mlp_dim was 32 and is now 64'),
+    ('--gin.BATCH_SIZE=4', 'BATCH_SIZE was 8 and is now 4'),
+    ('--gin.RANDOM_SEED=1', 'RANDOM_SEED was 0 and is now 1'),
+    ('--gin.VOCAB_SIZE=4224', 'VOCAB_SIZE was 4096 and is now 4224'),
   ],
 )
 def test_a_refused_run_changes_nothing(binding, expected, model_dir, capsys):
@@ -127,6 +131,27 @@ def test_a_refused_run_changes_nothing(binding, expected, model_dir, capsys):
   code, message = failure(capsys, 'train', TINY, *args)
   assert code in (2, 3) and expected in message
   assert 'configurable' not in message
+  assert content_of(model_dir) == before
+
+
+def test_another_size_is_refused_even_where_changes_are_allowed(
+  model_dir, capsys
+):
+  args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8']
+  args += ['--gin.network.T5Config.mlp_dim=64', '--allow_config_changes']
+  before = content_of(model_dir)
+  code, message = failure(capsys, 'train', TINY, *args)
+  assert code == 3 and 'wi' in message
+  assert content_of(model_dir) == before
+
+
+def test_a_second_run_in_the_folder_of_a_running_one(model_dir, capsys):
+  lock = unfinished.lock(model_dir, 'run')
+  before = content_of(model_dir)
+  args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8']
+  code, message = failure(capsys, 'train', TINY, *args)
+  lock.close()
+  assert code == 4 and 'Another process is writing the run' in message
   assert content_of(model_dir) == before
 
 

@@ -1,0 +1,168 @@
+"""Evaluation by decoding against the model itself."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from testing import copying
+
+from calm_jax import errors, models
+from calm_jax.training import infer_eval
+
+seqio = pytest.importorskip('seqio')
+
+TASK = 'copy_for_infer_eval_test'
+# Above seqio's limit of 32 numbers in an array.
+LENGTHS = {'inputs': 8, 'targets': 40}
+NUM_EXAMPLES = 5
+
+
+def sources():
+  random = np.random.default_rng(0)
+  return [random.integers(2, 32, 3 + i) for i in range(NUM_EXAMPLES)]
+
+
+def _dataset_fn(split, shuffle_files, seed=None):
+  import tensorflow as tf
+
+  def generate():
+    for row in sources():
+      yield {'inputs': row, 'targets': row}
+
+  spec = tf.TensorSpec([None], tf.int32)
+  return tf.data.Dataset.from_generator(
+    generate, output_signature={'inputs': spec, 'targets': spec}
+  )
+
+
+def lengths(targets, predictions):
+  """Also what cannot be written as JSON."""
+  assert len(targets) == len(predictions) == NUM_EXAMPLES
+  return {
+    'predicted': float(np.mean([len(x) for x in predictions])),
+    'undefined': math.nan,
+  }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def task():
+  feature = seqio.Feature(
+    seqio.PassThroughVocabulary(copying.VOCAB_SIZE, eos_id=1)
+  )
+  seqio.TaskRegistry.add(
+    TASK,
+    source=seqio.FunctionDataSource(_dataset_fn, splits=('validation',)),
+    preprocessors=[seqio.preprocessors.append_eos_after_trim],
+    output_features={'inputs': feature, 'targets': feature},
+    metric_fns=[lengths],
+  )
+  yield
+  seqio.TaskRegistry.remove(TASK)
+
+
+@pytest.fixture(scope='module')
+def model_and_params():
+  model = models.EncoderDecoderModel(copying.copying_model().module)
+  shapes = {'encoder_input_tokens': (1, 2), 'decoder_input_tokens': (1, 2)}
+  params = model.get_initial_variables(jax.random.key(5), shapes)['params']
+  # Wide apart, so that confidences differ and some tokens leave early.
+  return model, jax.tree.map(lambda x: 3 * x, params)
+
+
+def evaluation(model, **options):
+  return infer_eval.InferEvaluation(
+    model=model,
+    mixture_or_task_name=TASK,
+    task_feature_lengths=LENGTHS,
+    batch_size=2,
+    threshold=0.3,
+    **options,
+  )
+
+
+def lines_of(path):
+  def refuse(name):
+    raise AssertionError(f'{name} is no JSON')
+
+  return [
+    json.loads(line, parse_constant=refuse)
+    for line in path.read_text().splitlines()
+  ]
+
+
+def test_outputs_exits_and_confidences_are_the_models(
+  model_and_params, tmp_path, monkeypatch
+):
+  model, params = model_and_params
+  decodings = []
+  decode = infer_eval.InferEvaluation._decode
+  monkeypatch.setattr(
+    infer_eval.InferEvaluation,
+    '_decode',
+    lambda *args: decodings.append(1) or decode(*args),
+  )
+  folder = tmp_path / infer_eval.FOLDER
+  folder.mkdir()
+  # Of a run that was killed later than its last checkpoint.
+  (folder / f'{TASK}-metrics.jsonl').write_text('{"step": 2}\n{"step": 6}\n')
+  evaluate = evaluation(model).open(tmp_path, 3)
+  found = evaluate(4, params)
+  assert len(decodings) == 1
+
+  batch = {
+    'encoder_input_tokens': np.array(
+      [[*row, 1, *[0] * (7 - len(row))] for row in sources()], np.int32
+    ),
+    'decoder_input_tokens': np.zeros((NUM_EXAMPLES, 40), np.int32),
+  }
+  tokens, aux = jax.jit(
+    lambda batch: model.predict_batch_with_aux(params, batch, threshold=0.3)
+  )(batch)
+  exits = np.asarray(aux['exits'])
+  assert 1 < len(np.unique(exits[exits > 0])), 'choose other parameters'
+
+  examples = lines_of(folder / f'{TASK}-000004.jsonl')
+  assert len(examples) == NUM_EXAMPLES
+  for i, example in enumerate(examples):
+    assert example['input']['inputs'] == [*sources()[i].tolist(), 1]
+    assert example['aux_exits'] == exits[i].tolist()
+    assert len(example['aux_confidences']) == 40
+    np.testing.assert_allclose(
+      example['aux_confidences'], aux['confidences'][i], atol=1e-5
+    )
+    np.testing.assert_allclose(example['aux_scores'], aux['scores'][i], 1e-4)
+    row = np.asarray(tokens[i]).tolist()
+    end = row.index(1) + 1 if 1 in row else len(row)
+    assert example['prediction'][:end] == row[:end]
+
+  before, line = lines_of(folder / f'{TASK}-metrics.jsonl')
+  assert before == {'step': 2}
+  assert line['step'] == 4 and line['undefined'] is None
+  mean = exits[exits > 0].mean()
+  assert line['layers_per_token'] == pytest.approx(mean)
+  assert found[TASK]['layers_per_token'] == pytest.approx(mean)
+  assert math.isnan(found[TASK]['undefined'])
+  assert list(folder.glob(f'{TASK}/events*'))
+
+
+@pytest.mark.parametrize(
+  'options, said',
+  [
+    ({'split': 'validatoin'}, 'must have a split'),
+    ({'num_examples': None, 'threshold': 1.5}, r'in \[0, 1\]'),
+  ],
+)
+def test_what_cannot_be_evaluated_is_told(
+  options, said, model_and_params, tmp_path
+):
+  options = {'threshold': 1.0, **options}
+  with pytest.raises(errors.ConfigError, match=said):
+    infer_eval.InferEvaluation(
+      model=model_and_params[0],
+      mixture_or_task_name=TASK,
+      task_feature_lengths=LENGTHS,
+      **options,
+    ).open(tmp_path, 0)
+  assert not list(tmp_path.iterdir())
