@@ -20,6 +20,7 @@ from calm_jax import errors, json_records
 from calm_jax.checkpoints import (
   param_trees,
   safetensors_files,
+  sha256sums,
   sizes_of_arrays,
   to_huggingface,
 )
@@ -101,6 +102,8 @@ def load(directory: str | os.PathLike) -> ImportedModel:
   if classifiers.is_file():
     params |= safetensors_files.read_file(classifiers)
   vocabulary = directory / to_huggingface.VOCABULARY_FILE
+  if vocabulary.is_file():
+    sha256sums.check(directory, [vocabulary.name])
   return ImportedModel(
     config,
     param_trees.unflatten(params),
@@ -181,11 +184,13 @@ def _size(fields, name: str, path: pathlib.Path, default=None) -> int:
   size = default if size is None else size
   if size is None:
     raise errors.DataError(f'{path} lacks the field {name!r}.')
-  # As large as any T5, and small enough for shapes to be computed.
   if type(size) is not int or not 1 <= size < 2**31:
     raise errors.DataError(
       f'{path}: {name} must be a positive integer, got {size!r}.'
     )
+  # Shapes are computed layer by layer, and no T5 has so many.
+  if name in ('num_layers', 'num_decoder_layers') and size > 1000:
+    raise errors.DataError(f'{path}: {name} is at most 1000, got {size}.')
   return size
 
 

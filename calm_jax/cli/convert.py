@@ -158,12 +158,14 @@ def _load(chosen):
 
 
 def _tokenizer(chosen, found):
+  from calm_jax.checkpoints import sha256sums
   from calm_jax.data import vocabulary
 
   path = chosen.vocabulary or found.vocabulary_path
   if path is None:
     return None
   tokenizer = vocabulary.Tokenizer(path)
+  sha256sums.check(tokenizer.path.parent, [tokenizer.path.name])
   rows = found.config.vocab_size
   if tokenizer.vocab_size > rows:
     raise errors.DataError(
