@@ -1,0 +1,94 @@
+"""bfloat16 as T5X uses it: activations only; parameters stay float32."""
+
+import dataclasses
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from testing import copying, eight_devices
+
+from calm_jax import models
+from calm_jax.cli import gin_setup
+from calm_jax.early_exit import confidence
+from calm_jax.t5 import network
+from calm_jax.training import state, step
+
+BATCH = copying.CopyingBatches().batch_at(0)
+
+
+def module_of(dtype):
+  config = dataclasses.replace(
+    eight_devices.CONFIG, dtype=dtype, dropout_rate=0.0
+  )
+  return network.Transformer(config)
+
+
+@pytest.fixture(scope='module')
+def steps():
+  """Type -> (state, sums) of one step from the same parameters."""
+
+  def one_step(dtype):
+    module, optimizer = module_of(dtype), eight_devices.OPTIMIZER
+    start = state.create(module, optimizer, jax.random.key(0), BATCH)
+    train_step = step.make_train_step(
+      module, optimizer, eight_devices.STAGE_1, seed=0
+    )
+    return train_step(start, BATCH)
+
+  return {dtype: one_step(dtype) for dtype in ('float32', 'bfloat16')}
+
+
+def test_a_step_is_near_float32s(steps):
+  _, exact = steps['float32']
+  after, rounded = steps['bfloat16']
+  for name in ('loss', 'gradient_norm'):
+    assert rounded[name].dtype == jnp.float32
+    # bfloat16 has 8 bits of precision; equality would mean it was not used.
+    assert rounded[name] == pytest.approx(float(exact[name]), rel=0.02)
+    assert rounded[name] != exact[name]
+  for leaf in jax.tree.leaves((after.params, after.opt_state)):
+    assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all()
+
+
+def test_decoding_is_near_float32s(steps):
+  after, _ = steps['float32']
+  tokens = BATCH['encoder_input_tokens'][:4]
+  thresholds = np.array([1.0, 0.5, 0.1, 0.0], np.float32)
+
+  def decode(dtype):
+    model = models.EncoderDecoderModel(
+      module_of(dtype),
+      measure=confidence.SoftmaxTopTwoGap(),
+      rows_per_pack=1024,
+    )
+    return jax.jit(
+      lambda params: model.generate(
+        params, tokens, thresholds, max_decode_length=1
+      )
+    )(after.params)
+
+  exact, rounded = decode('float32'), decode('bfloat16')
+  assert rounded.log_probs.dtype == jnp.float32
+  np.testing.assert_allclose(rounded.log_probs, exact.log_probs, rtol=0.02)
+  np.testing.assert_allclose(rounded.confidences, exact.confidences, atol=0.02)
+  assert not np.array_equal(rounded.log_probs, exact.log_probs)
+
+
+def test_the_macro_sets_the_type():
+  gin_setup.parse(['gin/experiments/tiny.gin'], ["DTYPE = 'bfloat16'"])
+  module = gin_setup.macro('MODEL').module
+  gin.clear_config()
+  tokens = jnp.ones((1, 3), jnp.int32)
+  variables = jax.eval_shape(
+    lambda key: module.init(key, tokens, tokens, tokens, enable_dropout=False),
+    jax.random.key(0),
+  )
+  types = {leaf.dtype for leaf in jax.tree.leaves(variables['params'])}
+  assert types == {jnp.dtype('float32')}
+  encoded = jax.eval_shape(
+    lambda params: module.apply({'params': params}, tokens, method='encode'),
+    variables['params'],
+  )
+  assert encoded.dtype == jnp.bfloat16
