@@ -32,7 +32,8 @@ class StoppingBatches(copying.CopyingBatches):
 class SharedBatches(copying.CopyingBatches):
   """Each process reads its rows alone."""
 
-  def share_from(self, step, shard_id, num_shards):
+  def share_from(self, step, shard_id, num_shards, saved_at=None):
+    del saved_at
     assert num_shards == 2
     while True:
       batch = super().batch_at(step)
