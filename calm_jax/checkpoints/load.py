@@ -15,6 +15,7 @@ from calm_jax.checkpoints import (
   from_t5x,
   orbax_io,
   param_trees,
+  remote,
   sizes_of_arrays,
 )
 from calm_jax.t5 import network
@@ -44,7 +45,8 @@ def load_model(
 
   Args:
     path: a bundle; a Hugging Face directory; a MODEL_DIR or `checkpoint_N`
-      written by `calm train` or by T5X. None is the shipped model.
+      written by `calm train` or by T5X; local, or gs://. None is the shipped
+      model.
     config: the network, needed for the last two, whose files do not tell; with
       the first two it must be what they say.
 
@@ -56,7 +58,7 @@ def load_model(
       hold another one.
     DataError: there is no model, or it is damaged.
   """
-  directory = pathlib.Path(path or bundle.default_bundle_path()).expanduser()
+  directory = remote.local(path or bundle.default_bundle_path())
   loaded = _load_with_own_config(directory)
   if loaded is None:
     return _load_checkpoint(directory, config)

@@ -59,8 +59,16 @@ class CheckpointStore:
         holds a file PINNED, as in T5X, stays too.
 
     Raises:
+      ConfigError: the directory is not on this machine.
       ResourceError: the directory cannot be made or written to.
     """
+    # A Path has only one of the slashes left.
+    if any(part.endswith(':') for part in pathlib.Path(directory).parts):
+      raise errors.ConfigError(
+        f'MODEL_DIR must be a local folder, got {os.fspath(directory)!r}; copy'
+        ' it to a bucket with gcloud storage rsync, or mount the bucket'
+        ' (gcsfuse).'
+      )
     self.directory = pathlib.Path(directory).expanduser().absolute()
     options = ocp.CheckpointManagerOptions(
       preservation_policy=policies.AnyPreservationPolicy(

@@ -19,6 +19,7 @@ from calm_jax.checkpoints import (
   from_t5x,
   orbax_io,
   param_trees,
+  remote,
   t5x_adafactor,
 )
 from calm_jax.t5 import network
@@ -60,7 +61,7 @@ def convert(
       without accumulators; nothing is written.
     ResourceError: the directory cannot be written to.
   """
-  checkpoint = from_t5x.open_checkpoint(path)
+  checkpoint = from_t5x.open_checkpoint(remote.local(path, with_state=True))
   params = from_t5x.read_params(checkpoint, config)
   # As in `training`: exit classifiers say nothing about another network.
   params = param_trees.unflatten(

@@ -146,10 +146,10 @@ def _config(chosen):
 
 
 def _load(chosen):
-  from calm_jax.checkpoints import finding, from_t5x, load
+  from calm_jax.checkpoints import finding, from_t5x, load, remote
 
   config = _config(chosen)
-  path = pathlib.Path(chosen.model).expanduser()
+  path = remote.local(chosen.model)
   if config is None and not load.tells_config(path):
     checkpoint = finding.find_checkpoint(path)
     if from_t5x.is_t5x(checkpoint):
