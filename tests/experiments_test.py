@@ -12,6 +12,7 @@ import shlex
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from calm_jax import contracts
 from calm_jax.checkpoints import to_huggingface
@@ -37,6 +38,8 @@ MODEL_FLAGS = [
   '--gin.TASK_FEATURE_LENGTHS={"inputs": 32, "targets": 12}',
   *(f'--gin.network.T5Config.{name}={size}' for name, size in SIZES.items()),
   f'--gin.VOCAB_SIZE={SIZES["vocab_size"]}',
+  # Packs, of a row each, would double every program.
+  '--gin.models.EncoderDecoderModel.rows_per_pack=0',
 ]
 SMALLER = {
   'train': [
@@ -69,6 +72,25 @@ def folder(tmp_path_factory):
     folder / 't5_1_1_small' / 'checkpoint_1000000', variables['params'], config
   )
   return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+  """The experiments have programs in common at these sizes."""
+  wanted = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('programs')),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in wanted}
+
+  def use(values):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+  use(wanted)
+  yield
+  use(before)
 
 
 @pytest.fixture(autouse=True)
