@@ -9,6 +9,7 @@ import pytest
 from testing import copying
 
 from calm_jax import errors, models
+from calm_jax.cli import gin_setup
 from calm_jax.training import infer_eval
 
 seqio = pytest.importorskip('seqio')
@@ -145,6 +146,17 @@ def test_outputs_exits_and_confidences_are_the_models(
   assert found[TASK]['layers_per_token'] == pytest.approx(mean)
   assert math.isnan(found[TASK]['undefined'])
   assert list(folder.glob(f'{TASK}/events*'))
+
+
+def test_the_gin_file_describes_it():
+  gin_setup.parse(
+    ['gin/experiments/tiny.gin', 'gin/runs/infer_eval.gin'],
+    ['INFER_EVAL_THRESHOLD = 0.5', f'MIXTURE_OR_TASK_NAME = "{TASK}"'],
+  )
+  found = gin_setup.call(infer_eval.InferEvaluation)
+  assert found.model.config.vocab_size == 4096
+  assert (found.threshold, found.num_examples) == (0.5, 8)
+  assert found.mixture_or_task_name == TASK
 
 
 @pytest.mark.parametrize(
