@@ -10,6 +10,7 @@ _ROOT = pathlib.Path(__file__).parent
 _CORE = [
   'absl-py>=2.0',
   'clu>=0.0.12',
+  'etils[epath]>=1.7',
   'flax>=0.10',
   'gin-config>=0.5.0',
   # tensorflow-datasets imports it on every Python but declares it for old ones.

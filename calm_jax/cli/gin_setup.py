@@ -101,13 +101,18 @@ def absolute_path_macro(name: str) -> pathlib.Path:
   """The folder that macro `name` gives, made absolute for all who use it.
 
   Raises:
-    ConfigError: the macro is not a string.
+    ConfigError: the macro is not a string, or names a bucket.
   """
   value = gin_checks.macro_values().get(name)
   if not isinstance(value, str) or not value:
     raise errors.ConfigError(
       f'{name} must name a folder, got {value!r}. For example:'
       f' {gin_checks.EXAMPLES.get(name, name)}'
+    )
+  if '://' in value:
+    raise errors.ConfigError(
+      f'{name} must be a local folder, got {value!r}; copy it to a bucket with'
+      ' gcloud storage rsync, or mount the bucket (gcsfuse).'
     )
   path = pathlib.Path(value).expanduser().absolute()
   gin.bind_parameter(f'{name}/gin.macro.value', str(path))

@@ -265,3 +265,9 @@ def test_a_folder_must_be_a_string():
   gin_setup.parse([TINY], ['MODEL_DIR = 3'])
   with pytest.raises(errors.ConfigError, match='MODEL_DIR must name a folder'):
     gin_setup.absolute_path_macro('MODEL_DIR')
+
+
+def test_a_folder_must_be_local():
+  gin_setup.parse([TINY], ['MODEL_DIR = "gs://bucket/run"'])
+  with pytest.raises(errors.ConfigError, match='must be a local folder'):
+    gin_setup.absolute_path_macro('MODEL_DIR')
