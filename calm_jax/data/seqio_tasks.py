@@ -19,6 +19,7 @@ from calm_jax import errors
 from calm_jax.data import (
   arrays,
   corpus,
+  saved_iterator,
   splits,
   task_registry,
   tasks,
@@ -109,7 +110,8 @@ class SeqioBatches:
 
   What `training.loop.train` takes: called with a step, it gives the batches
   from there on. The stream depends on `seed` alone, so a resumed run goes on as
-  an uninterrupted one; the skipped batches are read and thrown away.
+  an uninterrupted one: from the place saved with the checkpoint, or where there
+  is none, by reading the skipped batches and throwing them away.
 
   Attributes:
     mixture_or_task_name: registered with seqio; ours register themselves.
@@ -139,8 +141,12 @@ class SeqioBatches:
     return self.share_from(start_step, 0, 1)
 
   def share_from(
-    self, start_step: int, shard_id: int, num_shards: int
-  ) -> Iterator[arrays.Batch]:
+    self,
+    start_step: int,
+    shard_id: int,
+    num_shards: int,
+    saved_at: str | os.PathLike | None = None,
+  ) -> saved_iterator.SavedIterator:
     """One reader's rows of each batch, from its shard of the data alone.
 
     As in T5X, another number of readers shuffles in another order.
@@ -149,6 +155,8 @@ class SeqioBatches:
       start_step: as above.
       shard_id: from 0 to num_shards - 1.
       num_shards: readers, a divisor of the batch size.
+      saved_at: where the iterator of an earlier run saved its place, if it did;
+        it counts in place of `start_step`.
 
     Raises:
       ConfigError: as above.
@@ -167,7 +175,9 @@ class SeqioBatches:
     )
     rows = self.batch_size // num_shards
     dataset = dataset.batch(rows, drop_remainder=True)
-    return map(_to_arrays, dataset.skip(start_step).as_numpy_iterator())
+    return saved_iterator.SavedIterator(
+      dataset, _to_arrays, start_step, saved_at
+    )
 
 
 def seqio_eval_batches(

@@ -50,9 +50,10 @@ class HasModule(Protocol):
 class BatchSource(Protocol):
   """Batches by step number, so that resuming needs no reader state.
 
-  What has `share_from(step, shard_id, num_shards)` too, as
-  `seqio_tasks.SeqioBatches`, is read in shares by several hosts; of others
-  every host reads all and keeps its rows.
+  What has `share_from(step, shard_id, num_shards, saved_at)` too, as
+  `seqio_tasks.SeqioBatches`, is read in shares by several hosts, and its place
+  is saved with each checkpoint; of others every host reads all and keeps its
+  rows.
   """
 
   def batch_at(self, step: int) -> state.Batch:
@@ -280,6 +281,7 @@ class _Run:
   logs: logs.RunLogs
   shapes: set[tuple] = dataclasses.field(default_factory=set)
   saved_step: int | None = None
+  reader: Iterator[state.Batch] | None = None
 
   def run(self, train_state: state.TrainState, batches) -> state.TrainState:
     """Steps until the end or a signal."""
@@ -332,11 +334,20 @@ class _Run:
     return True
 
   def _placed_batches(self, batches, start):
+    if not hasattr(batches, 'share_from'):
+      return map(self.partitioner.put_batch, _batches_from(batches, start))
     layout = self.partitioner.get_data_layout()
-    if layout.num_shards > 1 and hasattr(batches, 'share_from'):
-      shares = batches.share_from(start, layout.shard_id, layout.num_shards)
-      return map(self.partitioner.put_share, shares)
-    return map(self.partitioner.put_batch, _batches_from(batches, start))
+    shard = (layout.shard_id, layout.num_shards)
+    self.reader = batches.share_from(start, *shard, self._place_of(start))
+    if layout.num_shards == 1:
+      return map(self.partitioner.put_batch, self.reader)
+    return map(self.partitioner.put_share, self.reader)
+
+  def _place_of(self, number: int) -> pathlib.Path:
+    """Where the reader's place in the data is saved, under T5X's name."""
+    layout = self.partitioner.get_data_layout()
+    name = f'train_ds-{layout.shard_id:05}-of-{layout.num_shards:05}'
+    return self.store.directory / f'checkpoint_{number}' / name
 
   def _dispatch(self, train_state, batch):
     shape = tuple(sorted((k, np.shape(v)) for k, v in batch.items()))
@@ -397,6 +408,8 @@ class _Run:
 
   def _save(self, number: int, train_state: state.TrainState):
     self.store.save(number, train_state.as_dict())
+    if hasattr(self.reader, 'save'):
+      self.reader.save(self._place_of(number))
     self.saved_step = number
 
   def _evaluate(self, number: int, train_state: state.TrainState):

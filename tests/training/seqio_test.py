@@ -1,5 +1,7 @@
 """Training from a user's own seqio task through gin/runs/train_seqio.gin."""
 
+import functools
+
 import gin
 import jax
 import numpy as np
@@ -73,10 +75,10 @@ def _once(make):
   return once
 
 
-def train(model_dir, total_steps, **macros):
+def train_on(task, model_dir, total_steps, **macros):
   macros = {
     'MODEL_DIR': str(model_dir),
-    'MIXTURE_OR_TASK_NAME': TASK,
+    'MIXTURE_OR_TASK_NAME': task,
     'TASK_FEATURE_LENGTHS': {'inputs': 8, 'targets': 7},
     'VOCAB_SIZE': VOCAB_SIZE,
     'TRAIN_STEPS': total_steps,
@@ -86,10 +88,17 @@ def train(model_dir, total_steps, **macros):
   return gin_setup.call(loop.train)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
+@pytest.mark.parametrize('saves_its_place', [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+  saves_its_place, short_task, tmp_path, capsys
+):
+  name = short_task if saves_its_place else TASK
+  train = functools.partial(train_on, name)
   expected = train(tmp_path / 'whole', 4)
   assert 'target (8, 7)' in capsys.readouterr().out
   train(tmp_path / 'parts', 2)
+  place = tmp_path / 'parts/checkpoint_2/train_ds-00000-of-00001.index'
+  assert place.is_file() == saves_its_place
   actual = train(tmp_path / 'parts', 4)
   assert 'steps 2 to 4' in capsys.readouterr().out
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
@@ -103,7 +112,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys):
 
 def test_a_vocabulary_that_the_model_cannot_hold_is_told(tmp_path):
   with pytest.raises(errors.ConfigError, match='VOCAB_SIZE must be at least'):
-    train(tmp_path, 2, VOCAB_SIZE=VOCAB_SIZE - 1)
+    train_on(TASK, tmp_path, 2, VOCAB_SIZE=VOCAB_SIZE - 1)
 
 
 def test_no_two_hosts_read_the_same_example():
@@ -122,3 +131,49 @@ def test_no_two_hosts_read_the_same_example():
   first, second = rows_of(0), rows_of(1)
   assert len(first) == len(second) == 30
   assert not first & second  # of the 60 rows of the task
+
+
+def test_a_saved_place_goes_on_as_if_nothing_had_been(short_task, tmp_path):
+  reader = seqio_tasks.SeqioBatches(
+    mixture_or_task_name=short_task,
+    task_feature_lengths={'inputs': 4, 'targets': 4},
+    batch_size=4,
+  )
+  iterator = reader.share_from(0, 0, 1)
+  rows = [next(iterator)['encoder_input_tokens'] for _ in range(9)]
+  # Beyond an epoch of 6 batches.
+  again = reader.share_from(0, 0, 1)
+  for _ in range(7):
+    next(again)
+  assert again.save(tmp_path / 'place')
+  for start, saved_at in ((0, tmp_path / 'place'), (7, tmp_path / 'none')):
+    resumed = reader.share_from(start, 0, 1, saved_at)
+    for expected in rows[7:]:
+      actual = next(resumed)['encoder_input_tokens']
+      np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.fixture
+def short_task():
+  """A task whose data can tell their place, unlike a generator's."""
+  name = f'{TASK}_from_slices'
+
+  def dataset_fn(split, shuffle_files, seed=None):
+    import tensorflow as tf
+
+    # 24 rows, all different.
+    rows = np.arange(24, dtype=np.int32)
+    tokens = 2 + np.stack([rows, rows // 7], axis=1)
+    return tf.data.Dataset.from_tensor_slices(
+      {'inputs': tokens, 'targets': tokens}
+    )
+
+  feature = seqio.Feature(seqio.PassThroughVocabulary(VOCAB_SIZE, eos_id=1))
+  seqio.TaskRegistry.add(
+    name,
+    source=seqio.FunctionDataSource(dataset_fn, splits=('train', 'validation')),
+    preprocessors=[seqio.preprocessors.append_eos_after_trim],
+    output_features={'inputs': feature, 'targets': feature},
+  )
+  yield name
+  seqio.TaskRegistry.remove(name)
