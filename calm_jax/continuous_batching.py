@@ -46,18 +46,21 @@ class Queue:
     tokens: [n, source] encoder inputs.
     thresholds: [n] in [0, 1].
     seeds: [n] uint32, or None when decoding greedily.
+    prompts: [n, length] tokens that outputs start with, or None.
   """
 
   tokens: np.ndarray
   thresholds: np.ndarray
   seeds: np.ndarray | None = None
+  prompts: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.tokens)
 
-  def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-    seeds = None if self.seeds is None else self.seeds[numbers]
-    return self.tokens[numbers], self.thresholds[numbers], seeds
+  def rows(self, numbers: np.ndarray) -> tuple[np.ndarray | None, ...]:
+    """The arrays of some sequences."""
+    arrays = (self.tokens, self.thresholds, self.seeds, self.prompts)
+    return tuple(None if x is None else x[numbers] for x in arrays)
 
 
 class ContinuousBatch:
@@ -75,17 +78,28 @@ class ContinuousBatch:
     batch_size: int,
     max_decode_length: int,
     *,
+    trace: bool = False,
     sampler: sampling.Sampler | None = None,
     eos_id: int = models.EOS_ID,
   ):
+    """Compiles nothing yet; arguments as for `models`' `generate`."""
     self.batch_size = batch_size
     self.rows_per_refill = max(1, batch_size // 8)
     self._model = model
     self._length = max_decode_length
+    self._trace = trace
     self._sampler = sampler
     self._eos_id = eos_id
     self._refill = jax.jit(self._traceable_refill, donate_argnums=2)
     self._advance = jax.jit(self._traceable_advance, donate_argnums=2)
+
+  def generate(
+    self, params: Any, prepared: Any, queue: Queue
+  ) -> decoding.DecodeResult:
+    """The results of `run` in the order of the queue, [n, ...] arrays."""
+    found = sorted(self.run(params, prepared, queue), key=lambda x: x[0])
+    results = [result for _, result in found]
+    return jax.tree.map(lambda *x: np.stack(x), *results)
 
   def run(
     self, params: Any, prepared: Any, queue: Queue
@@ -145,27 +159,26 @@ class ContinuousBatch:
       decoder.empty_cache(self.batch_size, self._length),
       self.batch_size,
       self._length,
+      self._model.config.num_decoder_layers if self._trace else 0,
     )
     return Slots(inputs, state.replace(finished=~state.finished))
 
   def _decoder(self, params, prepared):
-    return self._model.decoder(params, prepared, sampler=self._sampler)
+    return self._model.decoder(
+      params, prepared, trace=self._trace, sampler=self._sampler
+    )
 
-  def _sequences(self, params, prepared, tokens, thresholds, seeds):
+  def _sequences(self, params, prepared, tokens, thresholds, seeds, prompts):
     """What new sequences read, and their longest outputs."""
     encoded = self._model.encode(params, tokens)
     constants = self._decoder(params, prepared).constants(
       encoded, tokens, self._length
     )
-    inputs = row_inputs.RowInputs(constants, thresholds, seeds)
-    return inputs, self._model.row_lengths(tokens, self._length)
+    inputs = row_inputs.RowInputs(constants, thresholds, seeds, prompts)
+    return inputs, self._model.row_lengths(tokens, self._length, prompts)
 
-  def _traceable_refill(
-    self, params, prepared, slots, rows, tokens, thresholds, seeds
-  ):
-    inputs, lengths = self._sequences(
-      params, prepared, tokens, thresholds, seeds
-    )
+  def _traceable_refill(self, params, prepared, slots, rows, *sequences):
+    inputs, lengths = self._sequences(params, prepared, *sequences)
     state = slots.state
     cache = self._decoder(params, prepared).restarted(
       state.cache, rows, state.clock.time
@@ -182,7 +195,11 @@ class ContinuousBatch:
       self._length,
     )
     state = decoding.run(
-      step, slots.state, eos_id=self._eos_id, num_finished=num_finished
+      step,
+      slots.state,
+      eos_id=self._eos_id,
+      num_finished=num_finished,
+      prompts=slots.inputs.prompts,
     )
     return slots.replace(state=state)
 

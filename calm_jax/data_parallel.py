@@ -38,7 +38,7 @@ class RowDivision:
 
   def pad(self, rows: np.ndarray) -> np.ndarray:
     """[n, ...] -> rows of zeros appended, so that devices have equal shares."""
-    return _pad(rows, self.num_devices)
+    return pad(rows, self.num_devices)
 
   def divide(
     self, function: Callable[[Any, Any], Any]
@@ -73,6 +73,7 @@ class DividedModel:
   def __init__(
     self, partitioner: partitioning.PjitPartitioner, module: nn.Module
   ):
+    self.num_devices = partitioner.mesh.size
     self._partitioner = partitioner
     self._module = module
     self._rows = sharding.NamedSharding(partitioner.mesh, _ROWS)
@@ -83,7 +84,7 @@ class DividedModel:
 
   def pad(self, rows: np.ndarray) -> np.ndarray:
     """[n, ...] -> rows of zeros appended, so that shares are equal."""
-    return _pad(rows, self._partitioner.mesh.shape[partitioning.DATA])
+    return pad(rows, self._partitioner.mesh.shape[partitioning.DATA])
 
   def divide(
     self, function: Callable[[Any, Any], Any]
@@ -98,7 +99,8 @@ class DividedModel:
     return divided
 
 
-def _pad(rows: np.ndarray, shares: int) -> np.ndarray:
+def pad(rows: np.ndarray, shares: int) -> np.ndarray:
+  """[n, ...] -> rows of zeros appended, up to a multiple of `shares`."""
   rows = np.asarray(rows)
   missing = -len(rows) % shares
   return np.pad(rows, ((0, missing), *((0, 0),) * (rows.ndim - 1)))

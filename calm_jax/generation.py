@@ -11,6 +11,7 @@ Serves `calm generate`, the dump and Python users:
 """
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ import numpy as np
 
 from calm_jax import (
   beam_search,
+  continuous_batching,
   data_parallel,
   decoding,
   errors,
@@ -119,6 +121,10 @@ class TextGenerator:
     self._beam_search = jax.jit(
       self._traceable_beams, static_argnames=('num_beams', 'max_decode_length')
     )
+    # Compiled programs are kept with it.
+    self._continuous_batch = functools.cache(
+      functools.partial(continuous_batching.ContinuousBatch, model)
+    )
     self._encode = jax.jit(
       lambda params, tokens: model.module.apply(
         {'params': params}, tokens, method='encode'
@@ -199,6 +205,7 @@ class TextGenerator:
     prompts: np.ndarray | None = None,
     eos_id: int = models.EOS_ID,
     max_decode_length: int | None = None,
+    batch_size: int | None = None,
   ) -> decoding.DecodeResult:
     """Compiled generation; one program per shape, whatever the thresholds.
 
@@ -209,6 +216,8 @@ class TextGenerator:
       sampler, seeds, prompts, eos_id: as for
         `models.EncoderDecoderModel.generate`.
       max_decode_length: longest output; the generator's if None.
+      batch_size: rows in flight, where one's end makes room for the next; all
+        of them if None.
 
     Returns:
       NumPy arrays, [batch * grid, ...].
@@ -226,20 +235,57 @@ class TextGenerator:
       'seeds': seeds,
       'prompts': prompts,
     }
-    # Rows of zeros fill up the last device.
-    rows = {k: self._rows.pad(x) for k, x in rows.items() if x is not None}
-    result = self._generate(
-      self.params,
-      self._prepared,
-      trace=trace,
-      **({} if sampler is None else {'sampler': sampler}),
-      **self._limits(eos_id, max_decode_length),
-      **rows,
-    )
-    result = jax.device_get(result)
-    result = jax.tree.map(lambda x: x[: thresholds.size], result)
+    rows = {k: np.asarray(x) for k, x in rows.items() if x is not None}
+    limits = self._limits(eos_id, max_decode_length)
+    options = {'trace': trace}
+    if sampler is not None:
+      options['sampler'] = sampler
+    if batch_size is None:
+      result = self._one_batch(rows, **options, **limits)
+    elif self._rows.num_devices > 1:
+      result = self._batches(rows, batch_size, **options, **limits)
+    else:
+      result = self._queue(rows, batch_size, **options, **limits)
     _check_finite(result.log_probs)
     return result
+
+  def _one_batch(self, rows, **options) -> decoding.DecodeResult:
+    # Rows of zeros fill up the last device.
+    padded = {k: self._rows.pad(x) for k, x in rows.items()}
+    result = self._generate(self.params, self._prepared, **options, **padded)
+    result = jax.device_get(result)
+    count = rows['thresholds'].size
+    return jax.tree.map(lambda x: x[:count], result)
+
+  def _batches(self, rows, batch_size, **options) -> decoding.DecodeResult:
+    """One batch after the other, the last one filled up with rows of zeros."""
+    count, per_source = len(rows['tokens']), rows['thresholds'][0].size
+    size = max(1, batch_size // per_source)
+    padded = {k: data_parallel.pad(x, size) for k, x in rows.items()}
+    slices = (slice(i, i + size) for i in range(0, count, size))
+    results = [
+      self._one_batch({k: x[part] for k, x in padded.items()}, **options)
+      for part in slices
+    ]
+    together = jax.tree.map(lambda *x: np.concatenate(x), *results)
+    return jax.tree.map(lambda x: x[: count * per_source], together)
+
+  def _queue(
+    self, rows, batch_size, eos_id, max_decode_length, **options
+  ) -> decoding.DecodeResult:
+    """All rows through one batch of slots."""
+    per_source = rows['thresholds'][0].size
+    by_row = {
+      name: x.reshape(-1)
+      if name in ('thresholds', 'seeds')
+      else np.repeat(x, per_source, axis=0)
+      for name, x in rows.items()
+    }
+    batch = self._continuous_batch(
+      batch_size, max_decode_length, eos_id=int(eos_id), **options
+    )
+    queue = continuous_batching.Queue(**by_row)
+    return batch.generate(self.params, self._prepared, queue)
 
   def _limits(self, eos_id: int, max_decode_length: int | None) -> dict:
     """Where outputs end; raises ConfigError."""
@@ -313,11 +359,16 @@ class TextGenerator:
     prompts: Sequence[str] | None = None,
     eos_id: int = models.EOS_ID,
     max_decode_length: int | None = None,
+    batch_size: int | None = None,
   ) -> list[list[Generation]]:
     """Several draws per text, the most probable first; see `generate`.
 
     Draw i depends on the seed and on i alone: with more draws the first ones
     are still among them.
+
+    Args:
+      batch_size: outputs made side by side, for any number of texts: where one
+        ends, the next begins (`continuous_batching`). All of them if None.
 
     Raises:
       ConfigError: several draws without a sampler, or a seed that is none.
@@ -343,6 +394,7 @@ class TextGenerator:
       prompts=self._prompt_rows(texts, prompts, eos_id, max_decode_length),
       eos_id=eos_id,
       max_decode_length=max_decode_length,
+      batch_size=batch_size,
     )
     self._warn_of_undefined(result)
     rows = np.arange(result.tokens.shape[0]).reshape(shape)

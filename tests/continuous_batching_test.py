@@ -1,13 +1,14 @@
 """A queue through a few slots gives what one batch of all of it gives."""
 
 import functools
+import types
 
 import jax
 import numpy as np
 import pytest
 from testing import plain_python, tiny_t5
 
-from calm_jax import continuous_batching, decoding
+from calm_jax import continuous_batching, decoding, generation
 from calm_jax.early_exit import (
   classifier_confidence,
   confidence,
@@ -23,11 +24,11 @@ THRESHOLDS = np.float32(np.resize([1.0, 0.1, 0.3, 0.5, 0.7], COUNT))
 SEEDS = np.arange(COUNT, dtype=np.uint32)
 
 
-def _both(measure, batch_size, sampler=None, rows_per_pack=2):
+def _both(measure, batch_size, sampler=None):
   """Results of the queue in its order, and of one batch."""
   model, params = tiny_t5.tiny_model(
     measure,
-    rows_per_pack=rows_per_pack,
+    rows_per_pack=2,
     # Outputs of many lengths.
     output_length=decoding.ProportionalLength(ratio=2.0),
   )
@@ -86,6 +87,22 @@ def test_the_oracle_is_refilled_too():
     )
 
 
-def test_more_slots_than_sequences():
-  results, whole = _both(confidence.StaticExit(), 16, rows_per_pack=0)
-  np.testing.assert_array_equal([x.tokens for x in results], whole.tokens)
+def test_a_generator_takes_any_number_of_rows_through_its_slots():
+  """With prompts, a trace and several thresholds per source."""
+  model, params = tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
+  tokenizer = types.SimpleNamespace(vocab_size=tiny_t5.VOCAB_SIZE)
+  generator = generation.TextGenerator(
+    model, params, tokenizer, inputs_length=7, max_decode_length=LENGTH
+  )
+  prompts = np.zeros((COUNT, 3), int)
+  prompts[::2, 0] = 5
+  rows = (SOURCES, np.stack([THRESHOLDS, THRESHOLDS[::-1]], axis=1))
+  options = {'trace': True, 'prompts': prompts}
+  whole = generator.generate_tokens(*rows, **options)
+  for batch_size in (5, 2 * COUNT + 3):
+    queued = generator.generate_tokens(*rows, **options, batch_size=batch_size)
+    for name in ('tokens', 'num_layers_used', 'trace_tokens'):
+      np.testing.assert_array_equal(getattr(queued, name), getattr(whole, name))
+    np.testing.assert_allclose(
+      queued.trace_confidences, whole.trace_confidences, atol=1e-4
+    )

@@ -1,5 +1,6 @@
 """`calm infer`: a model and texts in, T5X's JSONL files out."""
 
+import functools
 import pathlib
 import shlex
 import sys
@@ -177,6 +178,18 @@ def _sources(chosen, *, verbose: bool) -> list[tuple[str, str, list]]:
   ]
 
 
+def _searching(look_for, batch_size: int):
+  """The search as the runner calls it."""
+  from calm_jax.inference import runner
+
+  def decode(examples, **options):
+    return look_for([example.inputs for example in examples], **options)
+
+  if look_for.has_beams:
+    return runner.in_batches(decode, batch_size)
+  return functools.partial(decode, batch_size=batch_size)
+
+
 def _infer(args, chosen, loaded, threshold, source) -> None:
   from calm_jax.inference import records, runner, scoring
 
@@ -200,11 +213,15 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
     command=shlex.join(['calm', *sys.argv[1:]]),
   )
   job = runner.job(generator, setup, name, split, examples)
+  # Few texts need no rows beside them.
+  batch_size = min(chosen.batch_size, max(1, len(examples)))
+  if chosen.mode == records.SCORE:
+    decode = runner.in_batches(scoring.Scorer(generator, length), batch_size)
+  else:
+    decode = _searching(look_for, batch_size)
   counts = runner.run(
     generator,
-    scoring.Scorer(generator, length)
-    if chosen.mode == records.SCORE
-    else lambda batch: look_for([example.inputs for example in batch]),
+    decode,
     examples,
     job,
     chosen.output_dir,

@@ -241,16 +241,27 @@ class Search:
     self._threshold = threshold
     self._sampler = sampler_for(chosen)
 
+  @property
+  def has_beams(self) -> bool:
+    """Whether it is a search of several sequences per text."""
+    return self._chosen.beam_size is not None
+
   def __call__(
-    self, texts: Sequence[str]
+    self, texts: Sequence[str], *, batch_size: int | None = None
   ) -> 'list[list[generation.Generation]]':
-    """Raises as `TextGenerator.generate_many` and `beam_search`."""
+    """Raises as `TextGenerator.generate_many` and `beam_search`.
+
+    Args:
+      texts: as the task writes them.
+      batch_size: outputs made side by side, all of them if None; beams always
+        are.
+    """
     chosen = self._chosen
     # Only what was given: the generator has its own defaults.
     options = {'max_decode_length': chosen.max_decode_length}
     if chosen.prompt is not None:
       options['prompts'] = [chosen.prompt] * len(texts)
-    if chosen.beam_size is not None:
+    if self.has_beams:
       options['alpha'] = chosen.alpha
       found = self._generator.beam_search(
         texts, chosen.beam_size, **_given(options)
@@ -262,6 +273,7 @@ class Search:
       threshold=self._threshold,
       sampler=self._sampler,
       seed=chosen.seed or 0,
+      batch_size=batch_size,
       **_given(options),
     )
 

@@ -1,6 +1,6 @@
 """Runs a model over examples and writes T5X's JSONL, resumably.
 
-    examples --decode, batch by batch--> lines --results--> one file
+    examples --decode, chunk by chunk--> lines --results--> one file
 
 A signal ends the run between two chunks; a killed run is taken up after the
 last chunk that it finished.
@@ -20,8 +20,8 @@ from calm_jax.dump import runner as dump_runner
 from calm_jax.inference import records, results
 from calm_jax.training import signals
 
-# Outputs of each example, the best first. What one gives may not depend on its
-# neighbours.
+# Outputs of each example of a chunk, the best first. What one gives may not
+# depend on other chunks.
 Decode = Callable[[Sequence[corpus.Example]], list[list[generation.Generation]]]
 
 _SAVED_AFTER_SIGNAL = 143
@@ -116,7 +116,7 @@ def run(
     chunks = list(_slices(examples, job.batch_size * job.batches_per_chunk))
     with signals.StopRequest() as stop:
       for index, chunk in _progress(chunks, job, unfinished):
-        unfinished.put(index, *_lines(decode, chunk, job, len(examples)))
+        unfinished.put(index, *_lines(decode, chunk, job))
         if stop.received is not None and index + 1 < len(chunks):
           _leave(stop.received, index + 1, len(chunks))
     return unfinished.complete(len(chunks))
@@ -151,36 +151,37 @@ def _leave(received, done: int, num_chunks: int) -> None:
 
 
 def _lines(
-  decode: Decode,
-  chunk: Sequence[corpus.Example],
-  job: results.Job,
-  num_examples: int,
+  decode: Decode, chunk: Sequence[corpus.Example], job: results.Job
 ) -> tuple[bytes, results.Counts]:
-  # Few texts need no rows beside them.
-  rows = min(job.batch_size, num_examples)
-  lines, tokens, layers = [], 0, 0
-  for batch in _slices(chunk, job.batch_size):
-    for example, outputs in zip(
-      batch, _decoded(decode, batch, rows), strict=True
-    ):
-      lines.append(
-        records.line(example, outputs, job.mode, many=job.num_decodes > 1)
-      )
-      for used in (output.num_layers_used for output in outputs):
-        tokens += sum(x > 0 for x in used)
-        layers += sum(used)
-  return b''.join(lines), results.Counts(len(chunk), tokens, layers)
-
-
-def _decoded(
-  decode: Decode, batch: Sequence[corpus.Example], rows: int
-) -> list[list[generation.Generation]]:
-  # One shape, one compilation: the last text fills up the last batch.
-  full = [*batch, *batch[-1:] * (rows - len(batch))]
   with warnings.catch_warnings():
     # Said once, of all texts.
     warnings.filterwarnings('ignore', message='.* texts are longer than')
-    return decode(full)[: len(batch)]
+    decoded = decode(chunk)
+  lines, tokens, layers = [], 0, 0
+  for example, outputs in zip(chunk, decoded, strict=True):
+    lines.append(
+      records.line(example, outputs, job.mode, many=job.num_decodes > 1)
+    )
+    for used in (output.num_layers_used for output in outputs):
+      tokens += sum(x > 0 for x in used)
+      layers += sum(used)
+  return b''.join(lines), results.Counts(len(chunk), tokens, layers)
+
+
+def in_batches(decode: Decode, batch_size: int) -> Decode:
+  """The same decoding for any number of examples, a batch at a time.
+
+  One shape, one compilation: the last example fills up the last batch.
+  """
+
+  def decode_all(examples):
+    found = []
+    for batch in _slices(examples, batch_size):
+      full = [*batch, *batch[-1:] * (batch_size - len(batch))]
+      found += decode(full)[: len(batch)]
+    return found
+
+  return decode_all
 
 
 def _slices(

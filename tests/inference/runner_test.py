@@ -139,7 +139,8 @@ def run(monkeypatch, tmp_path):
     examples = examples_of(count)
     setup = setup_of(batches_per_chunk=2, **changes)
     job = runner.job(model, setup, 'task', 'test', examples)
-    runner.run(model, decode, examples, job, tmp_path / name)
+    in_batches = runner.in_batches(decode, min(job.batch_size, max(count, 1)))
+    runner.run(model, in_batches, examples, job, tmp_path / name)
     return (tmp_path / name / job.file_name).read_bytes()
 
   return call
