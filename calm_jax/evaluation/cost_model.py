@@ -37,7 +37,7 @@ from calm_jax.evaluation import confidence_cost, network_sizes
 
 _FLOAT32 = 4  # bytes
 # As in `early_exit.layer_loop`, which needs JAX.
-_ROWS_PER_PACK = 8
+_ROWS_PER_PACK = 16
 _LARGEST_PACKED_SHARE = 0.75
 
 
@@ -92,7 +92,8 @@ def step_work(
 
   Rows are independent of each other. A layer is passed with the whole batch
   while most rows need it, and with packs of the rows that do once they are few
-  (`early_exit.packing`); each pass reads its weights.
+  (`early_exit.packing`). Each pass reads its weights, and multiplies as many
+  rows as a pack has; caches are read for the rows alone that need the layer.
 
   Args:
     sizes: of the network.
@@ -110,7 +111,7 @@ def step_work(
   # [L], the share of the tokens that need each layer.
   needed = 1.0 - np.concatenate([[0.0], np.cumsum(shares)[:-1]])
   needed = np.clip(needed, 0.0, 1.0)
-  passes, rows = _passes_and_rows(needed, batch_size)
+  passes, rows, attending = _passes_and_rows(needed, batch_size)
   position = (target_length + 1) / 2
   weights = _layer_weights(sizes)
   cached = 2.0 * sizes.attention_dim * (position + source_length)
@@ -120,13 +121,14 @@ def step_work(
   owed = batch_size * np.where(needed > 1e-9, 1.0 - needed, 0.0).sum()
   num_weights = passes.sum() * weights + passes[:-1].sum() * beside / 2
   columns_read = (passes * shared + rows * own).sum()
-  flops = rows.sum() * 2 * (weights + cached) + rows[:-1].sum() * beside
+  flops = 2 * (rows.sum() * weights + attending.sum() * cached)
+  flops += rows[:-1].sum() * beside
   flops += 2 * sizes.emb_dim * (rows * (shared + own)).sum()
   flops += 4 * sizes.emb_dim * sizes.attention_dim * owed
   return Work(
     num_bytes=float(
       (num_weights + columns_read * sizes.emb_dim) * weight_bytes
-      + rows.sum() * cached * cache_bytes
+      + attending.sum() * cached * cache_bytes
     ),
     num_flops=float(flops),
     num_layers=float(passes.sum()),
@@ -272,20 +274,23 @@ def _layer_weights(sizes: network_sizes.NetworkSizes) -> float:
 
 def _passes_and_rows(
   needed: np.ndarray, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """[L] expected passes through each layer, and rows computed in all of them.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """[L] expected numbers of each layer.
 
   How many rows need a layer is binomial, as rows are independent.
+
+  Returns:
+    Passes through the layer, rows computed in all of them, rows that attend.
   """
   counts = np.arange(batch_size + 1)
-  packs = np.ceil(counts / _ROWS_PER_PACK)
-  is_packed = (batch_size > _ROWS_PER_PACK) & (
-    counts <= _LARGEST_PACKED_SHARE * batch_size
-  )
-  passes = np.where(is_packed, packs, counts > 0)
-  rows = np.where(is_packed, packs * _ROWS_PER_PACK, batch_size * (counts > 0))
+  pack = min(_ROWS_PER_PACK, batch_size)
+  packs = np.ceil(counts / pack)
+  is_packed = counts <= _LARGEST_PACKED_SHARE * batch_size
+  passes = np.where(is_packed, packs, 1)
+  rows = np.where(is_packed, packs * pack, batch_size)
+  attending = np.where(is_packed, counts, batch_size)
   chances = stats.binom.pmf(counts, batch_size, needed[:, None])
-  return chances @ passes, chances @ rows
+  return chances @ passes, chances @ rows, chances @ attending
 
 
 def _scored_columns(

@@ -103,17 +103,24 @@ def test_a_preview_is_read_once_and_its_candidates_by_each_row():
 
 @pytest.mark.parametrize('batch', [4, 32])
 def test_layers_run_for_the_rows_that_need_them(batch):
-  """Against throws of dice: 4 rows together, of 32 packs of 8."""
+  """Against throws of dice: packs of 4 rows, and of 16 of 32."""
   shares = np.array([0.4, 0.3, 0.2, 0.05, 0.03, 0.01, 0.01, 0])
   work = cost_model.step_work(SIZES, shares, FULL, batch_size=batch)
   rng = np.random.default_rng(0)
   drawn = rng.choice(np.arange(1, 9), (20_000, batch), p=shares)
-  passes = 0
+  passes = attending = 0
   for layer in range(1, 9):
     need = (drawn >= layer).sum(axis=1)
-    packed = (need <= 24) & (batch > 8)
-    passes += np.where(packed, np.ceil(need / 8), need > 0).mean()
+    packed = need <= 0.75 * batch
+    passes += np.where(packed, np.ceil(need / min(16, batch)), 1).mean()
+    attending += np.where(packed, need, batch).mean()
   assert work.num_layers == pytest.approx(passes, abs=0.05)
+  # Only caches grow with the source: 2 * 384 numbers of each of its tokens.
+  longer = cost_model.step_work(
+    SIZES, shares, FULL, batch_size=batch, source_length=513
+  )
+  grown = (longer.num_bytes - work.num_bytes) / (4 * 2 * 384)
+  assert grown == pytest.approx(attending, rel=0.02)
 
 
 def test_packs_are_those_of_the_decoder():
