@@ -8,6 +8,7 @@ seqio's own encoder cuts arrays above 32 numbers down to a summary, and writes
 bare NaN, which is no JSON. Imports seqio, and with it TensorFlow.
 """
 
+import base64
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,11 @@ class StrictEncoder(loggers.TensorAndNumpyEncoder):
       return value
     if isinstance(value, np.ndarray) and value.dtype == object:
       return self._strict(value.tolist())
+    if isinstance(value, bytes):
+      try:
+        return value.decode('utf-8')
+      except UnicodeDecodeError:  # seqio's way too, but for its type.
+        return base64.b64encode(value).decode('ascii')
     return self._strict(self.default(value))
 
 

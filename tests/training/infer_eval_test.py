@@ -148,6 +148,30 @@ def test_outputs_exits_and_confidences_are_the_models(
   assert list(folder.glob(f'{TASK}/events*'))
 
 
+def test_whatever_a_task_holds_is_strict_json():
+  from calm_jax.training import seqio_logs
+
+  value = {
+    'text': 'é'.encode(),
+    'bytes': b'\xff',
+    'objects': np.array([b'a', b'b'], object),
+    'numbers': np.float32([1.5, np.inf]),
+    'many': np.arange(100),
+    'one': np.float64('nan'),
+    'nested': [np.int32(3), (True, None)],
+  }
+  text = json.dumps(value, cls=seqio_logs.StrictEncoder, allow_nan=False)
+  assert json.loads(text) == {
+    'text': 'é',
+    'bytes': '/w==',
+    'objects': ['a', 'b'],
+    'numbers': [1.5, None],
+    'many': list(range(100)),
+    'one': None,
+    'nested': [3, [True, None]],
+  }
+
+
 def test_the_gin_file_describes_it():
   gin_setup.parse(
     ['gin/experiments/tiny.gin', 'gin/runs/infer_eval.gin'],
