@@ -7,7 +7,8 @@ import matplotlib
 from matplotlib import ticker
 
 from benchmarks import systems
-from calm_jax.report import colors, figures
+from calm_jax.display import colors
+from calm_jax.report import figures
 
 _HEIGHT = 2.9  # inches per row of panels
 # Color-blind safe (Okabe and Ito 2008), with a marker each.
@@ -18,6 +19,7 @@ _LOOKS = {
   'top_k_64': ('#0072b2', 'D'),
   'top_k_256': ('#5f6b7a', '^'),
   'screened': ('#cc79a7', 'P'),
+  'screened_wide': ('#7a3b63', 'P'),
   'saturation': ('#e69f00', 'X'),
   'linear': ('#009e73', '<'),
   'attention': ('#8a6d3b', '>'),

@@ -51,6 +51,7 @@ ROOMS = (
   'training',
   't5x_models',
   'data_parallel',
+  'display',
   'generation',
   'dump',
   'inference',
@@ -64,6 +65,7 @@ ROOMS = (
 # Below the waist of the data flow, all but `dump.runner`.
 NUMPY_ONLY = (
   *FOUNDATION,
+  'display',
   'dump.reader',
   'dump.writer',
   'calibration',

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Iterator
 
 from calm_jax import errors
-from calm_jax.cli import flags, loading, search, settings, terminal
+from calm_jax.cli import flags, loading, search, settings
+from calm_jax.display import terminal, visible_text
 
 DESCRIPTION = """Generate text; each token shows how many layers it used.
 
@@ -118,8 +119,6 @@ class _Writer:
 
   def _shown(self, result) -> str:
     if self._form == 'text':
-      from calm_jax.report import visible_text
-
       return visible_text.visible(result.text)
     pieces, used = result.pieces, result.num_layers_used
     if self._form == 'layers':

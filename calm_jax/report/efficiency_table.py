@@ -9,7 +9,8 @@ The paper's numbers stand beside a row only where it answers the same question;
 import dataclasses
 from collections.abc import Sequence
 
-from calm_jax.report import pairs, paper_numbers, visible_text, wording
+from calm_jax.display import visible_text
+from calm_jax.report import pairs, paper_numbers, wording
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,14 +17,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg
 
 from calm_jax import contracts
-from calm_jax.report import (
-  colors,
-  curves,
-  plots,
-  vector,
-  visible_text,
-  wording,
-)
+from calm_jax.display import colors, visible_text
+from calm_jax.report import curves, plots, vector, wording
 
 _WIDTH, _DPI = 7.0, 200
 STYLE = {

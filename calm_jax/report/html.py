@@ -18,8 +18,8 @@ import jinja2
 import markupsafe
 
 from calm_jax import contracts
+from calm_jax.display import colors, visible_text
 from calm_jax.report import (
-  colors,
   curves,
   efficiency_table,
   figures,
@@ -31,7 +31,6 @@ from calm_jax.report import (
   provenance,
   sample_view,
   summary_rows,
-  visible_text,
   wording,
 )
 

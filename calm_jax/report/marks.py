@@ -9,7 +9,8 @@ from matplotlib import axes as mpl_axes
 from matplotlib import patheffects
 
 from calm_jax import contracts
-from calm_jax.report import colors, curves, wording
+from calm_jax.display import colors
+from calm_jax.report import curves, wording
 
 # Keeps words legible where a line passes behind them.
 _HALO = [patheffects.withStroke(linewidth=3, foreground='white')]

@@ -9,7 +9,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from calm_jax import contracts
-from calm_jax.report import colors, curves, marks, wording
+from calm_jax.display import colors
+from calm_jax.report import curves, marks, wording
 
 # Below this a p-value says no more; the axis need not reach it.
 _SMALLEST_P_VALUE = 1e-6

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 
 from calm_jax import contracts
-from calm_jax.report import visible_text
+from calm_jax.display import visible_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib import figure as mpl_figure
 
+from calm_jax.display import colors
 from calm_jax.evaluation import trade_off
-from calm_jax.report import colors, figures
+from calm_jax.report import figures
 
 # Okabe and Ito's colours, then the same with another line; each measure has a
 # marker of its own too, so that colour is never the only sign.

@@ -6,7 +6,8 @@ CalibrationResult, EvaluationResult -> summary_rows -> text
 import textwrap
 
 from calm_jax import contracts
-from calm_jax.report import summary_rows, visible_text, wording
+from calm_jax.display import visible_text
+from calm_jax.report import summary_rows, wording
 
 
 def summary_table(

@@ -12,7 +12,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from calm_jax.calibration import validation_records
-from calm_jax.report import colors, visible_text
+from calm_jax.display import colors, visible_text
 
 Rows = Sequence[validation_records.ValidationRow]
 

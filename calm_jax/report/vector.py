@@ -17,7 +17,7 @@ import markupsafe
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_svg
 
-from calm_jax.report import colors
+from calm_jax.display import colors
 
 # Over figures.STYLE: the page's own ground, and ids that are no random ones.
 STYLE = {

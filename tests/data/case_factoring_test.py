@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calm_jax.data import case_factoring, vocabulary
-from calm_jax.report import visible_text
+from calm_jax.display import visible_text
 
 WORDS = ['API', 'ID', 'IDE', 'IDS', 'JSON']
 

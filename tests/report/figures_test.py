@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import image
 
-from calm_jax.report import colors, curves, figures, plots
+from calm_jax.display import colors
+from calm_jax.report import curves, figures, plots
 
 
 def pixels(png):

@@ -9,8 +9,8 @@ from matplotlib import image as mpl_image
 from testing import dumps
 
 from calm_jax.calibration import trials, validate_dumps, validation_records
+from calm_jax.display import colors
 from calm_jax.report import (
-  colors,
   validation_figures,
   validation_panels,
   validation_table,

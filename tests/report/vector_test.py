@@ -9,7 +9,8 @@ import pytest
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_svg
 
-from calm_jax.report import colors, figures, vector
+from calm_jax.display import colors
+from calm_jax.report import figures, vector
 
 
 def drawn(plot, name='sketch', description='A sketch.'):

@@ -6,7 +6,8 @@ import pytest
 
 from calm_jax import contracts
 from calm_jax.data import vocabulary
-from calm_jax.report import sample_view, visible_text
+from calm_jax.display import visible_text
+from calm_jax.report import sample_view
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Text whose pieces carry a number of layers, for a terminal or a pipe.
 
-Below `calm generate` and `calm demo`. Pure functions: strings in, strings out.
+Below `calm generate` and `print(model.generate(...))`. Pure functions: strings
+in, strings out.
 Generated text is untrusted; what a terminal would obey is shown, not sent.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import TextIO
+
+from calm_jax.display import visible_text
 
 _RESET = '\x1b[0m'
 _WORD_START = '\u2581'  # SentencePiece's mark, ▁
@@ -36,16 +39,11 @@ def wants_color(
   return stream.isatty()
 
 
-def _visible(text: str) -> str:
-  # Imported late: with the report comes matplotlib, which `--help` can spare.
-  from calm_jax.report import visible_text
-
-  return visible_text.visible(text)
-
-
 def _shown(pieces: Sequence[str]) -> list[str]:
   """Pieces as read: word marks are spaces, but for the first one's."""
-  texts = [_visible(piece).replace(_WORD_START, ' ') for piece in pieces]
+  texts = [
+    visible_text.visible(piece).replace(_WORD_START, ' ') for piece in pieces
+  ]
   if texts:
     texts[0] = texts[0].removeprefix(' ')
   return texts
@@ -82,7 +80,7 @@ def colored(
 def plain(pieces: Sequence[str], num_layers_used: Sequence[int]) -> str:
   """`piece/layers` joined by spaces, for pipes and files."""
   return ' '.join(
-    f'{_visible(piece)}/{used}'
+    f'{visible_text.visible(piece)}/{used}'
     for piece, used in zip(pieces, num_layers_used, strict=True)
   )
 

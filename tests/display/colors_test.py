@@ -2,7 +2,7 @@
 
 import pytest
 
-from calm_jax.report import colors
+from calm_jax.display import colors
 
 
 def test_contrast_is_wcag_s():

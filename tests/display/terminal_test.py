@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from calm_jax.cli import terminal
+from calm_jax.display import terminal
 
 PIECES = ['▁Restore', 's', '▁the', '▁case', '.']
 LAYERS = [8, 1, 2, 4, 1]
