@@ -37,6 +37,8 @@ MEASURES = {
   'top_k_64': top_k.TopKPropagation(k=64),
   'top_k_256': top_k.TopKPropagation(k=256),
   'screened': screening.ScreenedTopK(),
+  # Fewer candidates from a better preview: for larger batches.
+  'screened_wide': screening.ScreenedTopK(rank=128, num_candidates=64),
   'saturation': confidence.HiddenStateSaturation(),
   'linear': classifier_confidence.ClassifierConfidence(CLASSIFIERS[0]),
   'attention': classifier_confidence.ClassifierConfidence(CLASSIFIERS[1]),

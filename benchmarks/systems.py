@@ -21,7 +21,8 @@ _LABELS = {
   'saturation': 'hidden-state saturation',
   'linear': 'linear classifier',
   'attention': 'attention classifier, 64',
-  'screened': 'screened top-k, r = 64, K = 64',
+  'screened': 'screened top-k, r = 64, C = 256',
+  'screened_wide': 'screened top-k, r = 128, C = 64',
 }
 MIXED = 0  # as `programs.MIXED`, which needs JAX
 

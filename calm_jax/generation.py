@@ -33,7 +33,7 @@ from calm_jax import (
 from calm_jax.checkpoints import bundle
 from calm_jax.data import arrays, vocabulary
 from calm_jax.early_exit import sampling
-from calm_jax.t5 import network
+from calm_jax.t5 import compute_dtype, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,7 @@ class TextGenerator:
       if self._is_divided
       else data_parallel.RowDivision(devices or jax.local_devices())
     )
+    params = compute_dtype.round_kernels(params, model.config)
     self.params = self._rows.place(params)
     self._prepared = jax.jit(self._prepare)(self.params)
     self.tokenizer = tokenizer
