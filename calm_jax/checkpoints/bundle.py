@@ -233,7 +233,7 @@ def is_bundle(directory: pathlib.Path) -> bool:
 
 def _rounded(name: str, leaf: Any, dtype: str) -> np.ndarray:
   with np.errstate(over='ignore'):  # reported below
-    array = np.asarray(leaf).astype(dtype)
+    array = np.asarray(leaf).astype(dtype, copy=False)
   if not np.isfinite(array).all():
     raise errors.NumericError(
       f'The parameter {name} must be finite and below'

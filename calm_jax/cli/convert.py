@@ -89,6 +89,9 @@ SETTINGS = (
   ),
 )
 
+# T5's 100 sentinels, and rows that fill it up to a multiple of 128.
+_MOST_ROWS_WITHOUT_PIECE = 228
+
 # Rows of an embedding -> whose it is, and where its vocabulary is found.
 _VOCABULARIES = {
   32128: "T5's: spiece.model in any T5 folder of Hugging Face, or"
@@ -202,6 +205,12 @@ def _show(found, tokenizer):
       f'Vocabulary: {tokenizer.path}, {tokenizer.vocab_size} pieces for'
       f' {config.vocab_size} rows'
     )
+    if config.vocab_size >= tokenizer.vocab_size + _MOST_ROWS_WITHOUT_PIECE:
+      print(
+        f'Note: {config.vocab_size - tokenizer.vocab_size} rows have no piece,'
+        ' more than sentinels need; is the vocabulary of another model?'
+        f' {_which_vocabulary(config)}'
+      )
   batch = parity_batch.make_batch(tokenizer, config.vocab_size)
   outputs = parity_batch.run(config, found.params, batch)
   print(f'One batch:  input_ids {list(batch.inputs)}')

@@ -86,6 +86,9 @@ def test_sums_find_what_orbax_does_not(orbax, config, tmp_path):
   directory = shutil.copytree(orbax / 'checkpoint_12', tmp_path / 'copy')
   data = max(directory.rglob('d/*'), key=lambda path: path.stat().st_size)
   sha256sums.write(directory, [str(data.relative_to(directory))])
+  # As find and sha256sum write it, with ./ and the star of binary mode.
+  sums = directory / 'SHA256SUMS'
+  sums.write_text(sums.read_text().replace('  ', ' *./'))
   from_t5x.load_params(directory, config)
   content = bytearray(data.read_bytes())
   content[len(content) // 2] ^= 1

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
+from testing import tiny_t5
 
 from calm_jax import cross_entropy, generation
 from calm_jax.checkpoints import (
@@ -17,6 +18,7 @@ from calm_jax.checkpoints import (
   load,
   param_trees,
   parity_batch,
+  to_huggingface,
 )
 from calm_jax.cli import main
 from calm_jax.data import vocabulary
@@ -139,6 +141,17 @@ def test_refusals_write_nothing(
   found, _, err = convert(hf_tiny / 't5_v1_1_tiny', *flags)
   assert found == code and message in err
   assert not (tmp_path / 'out').exists()
+
+
+def test_a_vocabulary_that_is_much_too_small(convert, tmp_path):
+  config = tiny_t5.tiny_config(tied=True).replace(vocab_size=300)
+  to_huggingface.save(
+    tmp_path / 'model', tiny_t5.tiny_params(config), config, PIECES
+  )
+  code, out, _ = convert(tmp_path / 'model')
+  assert code == 0 and 'Note: 274 rows have no piece' in out
+  found = load.load_model(tmp_path / 'out').params
+  assert_same(found, tiny_t5.tiny_params(config))  # exit classifiers too
 
 
 TINY = (
