@@ -13,6 +13,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from calm_jax import errors
@@ -115,6 +116,28 @@ def t5x_native(t5x_tiny, tmp_path, **_):
   return Target(read, sorted(files))
 
 
+def t5x_orbax(tmp_path, **_):
+  """Its metadata; what flips in its data is found by SHA256SUMS alone."""
+  random = np.random.default_rng(0)
+  kernel = random.normal(size=(40, 30)).astype(np.float32)
+  tree = {'target': {'kernel': kernel}, 'state': {'step': np.int32(3)}}
+  options = ocp.CheckpointManagerOptions(
+    step_prefix='checkpoint', enable_async_checkpointing=False
+  )
+  with ocp.CheckpointManager(tmp_path / 'run', options=options) as manager:
+    items = {'state': ocp.args.PyTreeSave(tree)}
+    manager.save(3, args=ocp.args.Composite(**items))
+  shapes = {'target/kernel': (40, 30), 'state/step': ()}
+
+  def read():
+    checkpoint = from_t5x.open_checkpoint(tmp_path / 'run')
+    param_trees.check_same(checkpoint.shapes, shapes, 'run')
+    return checkpoint.read(shapes)
+
+  state = tmp_path / 'run' / 'checkpoint_3' / 'state'
+  return Target(read, [state / '_METADATA', state / 'manifest.ocdbt'])
+
+
 def orbax(tmp_path, **_):
   random = np.random.default_rng(0)
   kernel = random.normal(size=(40, 30)).astype(np.float32)
@@ -156,6 +179,7 @@ TARGETS = (
   huggingface_config,
   huggingface_with_sums,
   t5x_native,
+  t5x_orbax,
   orbax,
   sentencepiece,
   model_folder,
