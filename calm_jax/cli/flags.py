@@ -112,6 +112,13 @@ def make_parser(command: str, description: str) -> Parser:
     metavar='DIR,DIR',
     help='where gin files are searched before the ones that ship with calm_jax',
   )
+  gin_flags.add_argument(
+    '--gin_allow_imports',
+    metavar='MODULE,MODULE',
+    help='for gin files that others wrote: refuse those that import, or reach,'
+    ' any module but these (and what is below them) and those that the shipped'
+    ' files import; without it a gin file may call any Python code',
+  )
   parser.add_argument(
     '--v',
     type=int,

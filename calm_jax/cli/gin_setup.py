@@ -2,7 +2,9 @@
 
     files, in order --> bindings of the command line --> checks (gin_checks)
 
-Gin files can import and call any Python code: parse only files you trust.
+Gin files can import and call any Python code: parse only files you trust, or
+keep them to a list of modules (gin_imports). Nothing else in calm_jax parses
+gin, and a file is parsed only where the user names it.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ from typing import Any, NoReturn
 import gin
 
 from calm_jax import errors
-from calm_jax.cli import gin_checks, gin_errors
+from calm_jax.cli import gin_checks, gin_errors, gin_imports
 
 _GIN_ERRORS = (
   SyntaxError,
@@ -51,6 +53,7 @@ def parse(
   gin_bindings: Sequence[str],
   search_paths: str = '.',
   stage_macros: Set[str] = frozenset(),
+  allow_imports: str | None = None,
 ) -> None:
   """Replaces gin's configuration by files and then bindings.
 
@@ -60,15 +63,19 @@ def parse(
     search_paths: comma-separated folders; also put on sys.path, so that gin
       files may import the user's modules.
     stage_macros: macros that the stage reads itself, so they count as used.
+    allow_imports: comma-separated modules that the files may import beside
+      those of calm_jax's own files; None is any module.
 
   Raises:
     ConfigError: a file is missing; a binding is not a gin value; a name is
       unknown; a macro of the user's is used nowhere or has another type than
-      its default.
+      its default; a file uses a module that is not allowed.
   """
   gin.clear_config()
   folders = search_directories(search_paths)
   _extend_sys_path(folders[:-1])
+  if allow_imports is not None:
+    _check_imports(gin_files, folders, allow_imports)
   for binding in gin_bindings:
     gin_checks.check_value(binding)
   with _gin_searching(folders), _quiet_gin():
@@ -174,11 +181,29 @@ def find_file(name: str, folders: Sequence[pathlib.Path]) -> pathlib.Path:
   )
 
 
+def _check_imports(
+  gin_files: Sequence[str], folders: Sequence[pathlib.Path], allowed: str
+) -> None:
+  """Raises ConfigError where a file uses what is not allowed; runs none."""
+  modules = gin_imports.parse_flag(allowed)
+  check = gin_imports.AllowedImports(modules, gin_root()).check
+  for name in gin_files:
+    with _explained(name, folders):
+      check(find_file(name, folders), lambda x: find_file(x, folders))
+
+
 def _parse_file(name: str, folders: Sequence[pathlib.Path]) -> None:
   path = find_file(name, folders)
-  try:
+  with _explained(name, folders):
     # Absolute, or gin would look for it below the search paths.
     gin.parse_config_file(str(path.absolute()))
+
+
+@contextlib.contextmanager
+def _explained(name: str, folders: Sequence[pathlib.Path]) -> Iterator[None]:
+  """Turns what reading a gin file may raise into a ConfigError."""
+  try:
+    yield
   except OSError as error:
     message = str(error).partition('. Searched')[0]
     raise errors.ConfigError(
@@ -192,11 +217,18 @@ def _parse_file(name: str, folders: Sequence[pathlib.Path]) -> None:
     ) from error
   except UnicodeDecodeError as error:
     raise errors.ConfigError(
-      f'{path}, or a file that it includes, must be UTF-8 text, but it is not:'
-      f' {error.reason} at byte {error.start}.'
+      f'{find_file(name, folders)}, or a file that it includes, must be UTF-8'
+      f' text, but it is not: {error.reason} at byte {error.start}.'
     ) from error
   except _GIN_ERRORS as error:
     _raise_explained(error, name)
+  except errors.CalmError:
+    raise
+  except Exception as error:  # A module of the user's may raise anything.
+    raise errors.ConfigError(
+      f'{name} imports a module that fails: {type(error).__name__}: {error}.'
+      ' Mend it; --v=1 shows the line.'
+    ) from error
 
 
 def _parse_bindings(gin_bindings: Sequence[str]) -> None:

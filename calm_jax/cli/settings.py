@@ -148,5 +148,6 @@ def _macros(
     args.gin_bindings,
     args.gin_search_paths,
     stage_macros={y for x in settings for y in (x.macro, *x.reads)},
+    allow_imports=args.gin_allow_imports,
   )
   return gin_checks.macro_values()

@@ -87,7 +87,12 @@ def _train(args) -> None:
   from calm_jax.cli import gin_setup
   from calm_jax.training import loop
 
-  gin_setup.parse(args.gin_file, args.gin_bindings, args.gin_search_paths)
+  gin_setup.parse(
+    args.gin_file,
+    args.gin_bindings,
+    args.gin_search_paths,
+    allow_imports=args.gin_allow_imports,
+  )
   train = gin_setup.configured(loop.train)
   model_dir = gin_setup.absolute_path_macro('MODEL_DIR')
   multihost.assert_same(
