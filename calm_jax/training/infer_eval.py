@@ -92,6 +92,8 @@ class InferEvaluation:
       log_dir=str(folder),
     )
     self._check(evaluator)
+    if is_writer:
+      folder.mkdir(parents=True, exist_ok=True)
     score = jax.jit(self.model.score_batch)
     predict = jax.jit(
       functools.partial(

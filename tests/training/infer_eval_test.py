@@ -146,6 +146,9 @@ def test_outputs_exits_and_confidences_are_the_models(
   assert found[TASK]['layers_per_token'] == pytest.approx(mean)
   assert math.isnan(found[TASK]['undefined'])
   assert list(folder.glob(f'{TASK}/events*'))
+  # seqio does not make the folder that it writes to.
+  evaluation(model).open(tmp_path / 'new', 0)
+  assert (tmp_path / 'new' / infer_eval.FOLDER).is_dir()
 
 
 def test_whatever_a_task_holds_is_strict_json():
