@@ -9,7 +9,7 @@ import pytest
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.checkpoints import from_t5x_orbax, load, param_trees
+from calm_jax.checkpoints import from_t5x, load, param_trees
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +50,6 @@ def test_a_damaged_one_is_refused(written, tmp_path):
   shutil.copytree(model_dir / 'checkpoint_7', checkpoint)
   data = max(checkpoint.rglob('d/*'), key=lambda path: path.stat().st_size)
   data.write_bytes(data.read_bytes()[:100])
-  assert from_t5x_orbax.is_checkpoint(checkpoint)
+  assert from_t5x.is_t5x(checkpoint)
   with pytest.raises(errors.DataError, match='damaged'):
     load.load_model(checkpoint, config)
