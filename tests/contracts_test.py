@@ -167,7 +167,7 @@ def test_records_refuse_nan():
     dataclasses.replace(CALIBRATION, threshold=math.nan)
 
 
-def test_a_disk_that_refuses(tmp_path, monkeypatch):
+def test_fault_52_a_disk_that_refuses(tmp_path, monkeypatch):
   path = tmp_path / 'file.json'
   contracts.write_json_atomically(path, {'a': 1})
 

@@ -38,7 +38,7 @@ def test_threshold_zero_uses_the_first_layer(generator):
     assert set(result.num_layers_used) == {1}
 
 
-def test_encodes_with_eos_and_truncates(generator):
+def test_fault_46_encodes_with_eos_and_truncates(generator):
   with pytest.warns(UserWarning, match='1 of 2 texts are longer than 12'):
     tokens = generator.encode(['restore: a', 'restore: ' + 'word ' * 50])
   assert tokens.shape == (2, 12)

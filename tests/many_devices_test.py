@@ -66,7 +66,7 @@ def two_processes(scene, folder):
   return list(zip(codes, complaints, strict=True))
 
 
-def test_two_processes_train_as_one(folder):
+def test_fault_61_two_processes_train_as_one(folder):
   from testing import eight_devices
 
   together = folder / 'together'
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one(folder):
   assert steps == ['checkpoint_2', 'checkpoint_4', 'checkpoint_5']
 
 
-def test_the_loss_of_the_coordinator_is_exit_code_4(tmp_path):
+def test_fault_60_the_loss_of_the_coordinator_is_exit_code_4(tmp_path):
   lost, survivor = two_processes('lose', tmp_path)
   assert (lost[0], survivor[0]) == (9, 4), survivor[1]
   assert 'calm: error: Another process has gone' in survivor[1]

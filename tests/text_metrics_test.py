@@ -195,7 +195,7 @@ def test_is_between_0_and_1_and_1_for_a_text_against_itself(
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_empty_texts(name):
+def test_fault_47_empty_texts(name):
   metric = text_metrics.METRICS[name]
   assert metric('', '') == metric(' \n', '') == 1.0
   assert metric('', 'some words') == metric('some words', ' ') == 0.0

@@ -46,7 +46,7 @@ def test_t5x_directory_or_its_newest_checkpoint(t5x, config):
       np.testing.assert_array_equal(param_trees.flatten(tree)[name], array)
 
 
-def test_t5x_missing_chunk_is_not_read_as_zeros(t5x, config):
+def test_fault_32_t5x_missing_chunk_is_not_read_as_zeros(t5x, config):
   (t5x / 'checkpoint_0/target.encoder.layers_1.mlp.wo.kernel/0.0').unlink()
   with pytest.raises(errors.DataError, match='layers_1.mlp.wo.kernel is missi'):
     from_t5x.load_params(t5x, config)
@@ -97,7 +97,7 @@ def test_t5x_other_network_lists_all_differences(t5x, config):
   assert 'token_embedder/embedding is (128, 16), must be (130, 16)' in message
 
 
-def test_tensorflow_checkpoints_are_named(t5x, config):
+def test_fault_33_tensorflow_checkpoints_are_named(t5x, config):
   index = t5x / 'checkpoint_0' / 'checkpoint'
   index.write_text('model_checkpoint_path: "model.ckpt-1000000"\n')
   with pytest.raises(errors.DataError, match='Mesh TensorFlow'):
@@ -119,7 +119,9 @@ def change_config(directory, **fields):
     ('pad_token_id', 3),
   ],
 )
-def test_other_architectures_are_refused_by_field(huggingface, field, value):
+def test_fault_35_other_architectures_are_refused_by_field(
+  huggingface, field, value
+):
   change_config(huggingface, **{field: value})
   with pytest.raises(errors.DataError, match=field):
     from_huggingface.load(huggingface)
@@ -159,14 +161,14 @@ def test_tied_copies_must_equal_the_embedding(hf_tiny, tmp_path):
     from_huggingface.load(directory)
 
 
-def test_pickled_weights_are_never_read(huggingface):
+def test_fault_34_pickled_weights_are_never_read(huggingface):
   (huggingface / 'model.safetensors').rename(huggingface / 'pytorch_model.bin')
   with pytest.raises(errors.DataError, match='pickled weights'):
     from_huggingface.load(huggingface)
 
 
 @pytest.mark.parametrize('length', [0, 5, 1000, 100_000])
-def test_truncated_safetensors(huggingface, length):
+def test_fault_36_truncated_safetensors(huggingface, length):
   path = huggingface / 'model.safetensors'
   path.write_bytes(path.read_bytes()[:length])
   with pytest.raises(errors.DataError, match='damaged or truncated'):

@@ -115,7 +115,7 @@ def test_a_checkpoint_may_be_moved(store, tmp_path):
   assert_same_bits(orbax_io.restore_params(moved), expected)
 
 
-def test_other_arrays_are_listed_by_name(store):
+def test_fault_28_other_arrays_are_listed_by_name(store):
   store.save(3, tree_of(3))
   template = tree_of(0)
   template['params']['encoder'] = {'kernels': np.zeros((40, 30), np.float32)}
@@ -132,7 +132,7 @@ def files_of(checkpoint: pathlib.Path):
   return sorted(path for path in checkpoint.rglob('*') if path.is_file())
 
 
-def test_no_flipped_bit_changes_a_value_unnoticed(store):
+def test_fault_31_no_flipped_bit_changes_a_value_unnoticed(store):
   """Every file, at its middle byte: the same values or a DataError."""
   store.save(2, tree_of(2))
   store.save(3, tree_of(3))
@@ -155,7 +155,7 @@ def test_no_flipped_bit_changes_a_value_unnoticed(store):
   assert_same_bits(store.restore(3, tree_of(0)), tree_of(3))
 
 
-def test_a_wrong_digest_names_the_array_and_the_file(store):
+def test_fault_31_a_wrong_digest_names_the_array_and_the_file(store):
   store.save(3, tree_of(3))
   store.save(4, tree_of(4))
   # The data of one step under the digests of another: what a silent flip of
@@ -172,7 +172,7 @@ def test_a_wrong_digest_names_the_array_and_the_file(store):
   assert 'beside it: checkpoint_4. Copy it again.' in message
 
 
-def test_the_step_before_a_damaged_one_is_offered(store):
+def test_fault_30_the_step_before_a_damaged_one_is_offered(store):
   for step in (2, 3, 5):
     store.save(step, tree_of(step))
   shutil.rmtree(store.directory / 'checkpoint_3' / 'state')
@@ -182,7 +182,7 @@ def test_the_step_before_a_damaged_one_is_offered(store):
   assert_same_bits(store.restore(2, tree_of(0)), tree_of(2))
 
 
-def test_an_unfinished_save_is_ignored_and_removed(store):
+def test_fault_29_an_unfinished_save_is_ignored_and_removed(store):
   store.save(3, tree_of(3))
   store.close()
   leftover = store.directory / 'checkpoint_9.orbax-checkpoint-tmp'
@@ -195,7 +195,7 @@ def test_an_unfinished_save_is_ignored_and_removed(store):
   reopened.close()
 
 
-def test_a_missing_checkpoint_lists_the_others(store, tmp_path):
+def test_fault_26_a_missing_checkpoint_lists_the_others(store, tmp_path):
   store.save(3, tree_of(3))
   with pytest.raises(errors.DataError, match='run holds checkpoint_3'):
     finding.find_checkpoint(store.directory / 'checkpoint_5')

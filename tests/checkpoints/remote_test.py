@@ -63,7 +63,7 @@ def test_a_hugging_face_folder(bucket, hf_tiny):
   assert sorted(names) == ['config.json', 'model.safetensors']
 
 
-def test_nothing_there_and_no_permission(bucket, monkeypatch):
+def test_fault_53_nothing_there_and_no_permission(bucket, monkeypatch):
   with pytest.raises(errors.DataError, match='nothing at gs://bucket/none'):
     remote.local('gs://bucket/none')
 

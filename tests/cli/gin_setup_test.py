@@ -254,7 +254,7 @@ def test_a_whole_number_may_stand_for_a_float():
   gin_setup.parse([TINY], ['DROPOUT_RATE = 0', 'EVALUATOR_NUM_EXAMPLES = None'])
 
 
-def test_folders_become_absolute(tmp_path):
+def test_fault_27_folders_become_absolute(tmp_path):
   gin_setup.parse([TINY], ['MODEL_DIR = "runs/a/"'])
   path = gin_setup.absolute_path_macro('MODEL_DIR')
   assert path == tmp_path / 'runs' / 'a'

@@ -121,7 +121,7 @@ def test_saved_after_a_signal_keeps_its_code(failing_stage):
   assert failing_stage(SystemExit(143)) == 143
 
 
-def test_a_closed_pipe_is_quiet():
+def test_fault_67_a_closed_pipe_is_quiet():
   code = (
     'import sys; from calm_jax.cli import main\n'
     'main._run_stage = lambda *_: print("x" * 100000) or 0\n'

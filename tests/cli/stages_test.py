@@ -288,7 +288,7 @@ def test_evaluate_times_the_dumped_model_only(
   assert not (tmp_path / 'evaluation.json').exists()
 
 
-def test_evaluate_refuses_the_calibration_split(
+def test_fault_18_evaluate_refuses_the_calibration_split(
   evaluate_args, tmp_path, capsys
 ):
   args = [*evaluate_args, f'--dump_dir={tmp_path}/calibration_dump']

@@ -125,7 +125,9 @@ def content_of(folder):
     ('--gin.VOCAB_SIZE=4224', 'VOCAB_SIZE was 4096 and is now 4224'),
   ],
 )
-def test_a_refused_run_changes_nothing(binding, expected, model_dir, capsys):
+def test_fault_57_a_refused_run_changes_nothing(
+  binding, expected, model_dir, capsys
+):
   before = content_of(model_dir)
   args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8', binding]
   code, message = failure(capsys, 'train', TINY, *args)
@@ -145,7 +147,9 @@ def test_another_size_is_refused_even_where_changes_are_allowed(
   assert content_of(model_dir) == before
 
 
-def test_a_second_run_in_the_folder_of_a_running_one(model_dir, capsys):
+def test_fault_56_a_second_run_in_the_folder_of_a_running_one(
+  model_dir, capsys
+):
   lock = unfinished.lock(model_dir, 'run')
   before = content_of(model_dir)
   args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8']
@@ -162,14 +166,14 @@ def test_a_run_that_is_refused_at_once_leaves_no_folder(tmp_path, capsys):
   assert code == 2 and not list(tmp_path.iterdir())
 
 
-def test_train_refuses_a_file_as_its_folder(tmp_path, capsys):
+def test_fault_52_train_refuses_a_file_as_its_folder(tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   args = [f'--gin.MODEL_DIR="{tmp_path}/file/model"']
   code, message = failure(capsys, 'train', TINY, *args)
   assert code == 4 and 'Cannot write' in message and 'config.gin' in message
 
 
-def test_a_missing_checkpoint(tmp_path, capsys):
+def test_fault_26_a_missing_checkpoint(tmp_path, capsys):
   args = [f'--model={tmp_path}/none', f'--output_dir={tmp_path}/dump']
   code, message = failure(capsys, 'dump', TINY, *args)
   assert code == 3 and 'none' in message
@@ -181,7 +185,7 @@ def test_a_model_from_gin_needs_its_checkpoint(tmp_path, capsys):
   assert code == 2 and '--model=' in message
 
 
-def test_a_checkpoint_of_another_size(model_dir, tmp_path, capsys):
+def test_fault_28_a_checkpoint_of_another_size(model_dir, tmp_path, capsys):
   args = [f'--model={model_dir}', f'--output_dir={tmp_path}/dump']
   code, message = failure(
     capsys, 'dump', TINY, '--gin.network.T5Config.mlp_dim=64', *args

@@ -169,7 +169,7 @@ def test_the_vocabulary_gets_t5s_extra_ids_once(vocabulary_path, tmp_path):
   assert again.vocab_size == pieces + 100
 
 
-def test_what_is_missing_is_told(tmp_path, data_dir, vocabulary_path):
+def test_fault_41_what_is_missing_is_told(tmp_path, data_dir, vocabulary_path):
   empty = dataclasses.replace(calm_tasks.SQUAD, tfds_data_dir=str(tmp_path))
   with pytest.raises(errors.DataError, match='tfds build squad/v1.1:3.0.0'):
     empty.load('test')

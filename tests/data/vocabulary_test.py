@@ -81,14 +81,14 @@ def test_too_little_text_is_told(tmp_path):
 
 
 @pytest.mark.parametrize('content', [b'', b'not a model', b'\x00' * 100])
-def test_a_damaged_file_is_told(tmp_path, content):
+def test_fault_38_a_damaged_file_is_told(tmp_path, content):
   path = tmp_path / 'damaged.model'
   path.write_bytes(content)
   with pytest.raises(errors.DataError, match='damaged.model'):
     vocabulary.Tokenizer(path)
 
 
-def test_a_truncated_file_is_told(tmp_path, vocabulary_path):
+def test_fault_38_a_truncated_file_is_told(tmp_path, vocabulary_path):
   content = vocabulary_path.read_bytes()
   path = tmp_path / 'cut.model'
   for size in range(0, len(content), len(content) // 13):
@@ -97,12 +97,12 @@ def test_a_truncated_file_is_told(tmp_path, vocabulary_path):
       vocabulary.Tokenizer(path)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_fault_38_a_missing_file_is_told(tmp_path):
   with pytest.raises(errors.DataError, match='No such file'):
     vocabulary.Tokenizer(tmp_path / 'none.model')
 
 
-def test_other_special_ids_are_told(tmp_path, source, cache_dir):
+def test_fault_37_other_special_ids_are_told(tmp_path, source, cache_dir):
   prefix = str(tmp_path / 'other')
   text = vocabulary.training_text(source=source, cache_dir=cache_dir)
   sentencepiece.SentencePieceTrainer.train(

@@ -80,7 +80,7 @@ def test_hostile_pieces_stay_inside_their_color():
     (True, {'TERM': 'dumb'}, False),
   ],
 )
-def test_color_is_for_terminals_that_want_it(
+def test_fault_67_color_is_for_terminals_that_want_it(
   is_terminal, environment, expected
 ):
   assert terminal.wants_color(Stream(is_terminal), environment) is expected

@@ -285,7 +285,7 @@ def calibration_dump(*shared, size=200, **header):
   return header, dataclasses.replace(data, example_ids=np.array(ids))
 
 
-def test_refuses_examples_that_were_calibrated_on():
+def test_fault_18_refuses_examples_that_were_calibrated_on():
   data = make_dump(2, 'test')
   seen = calibration_dump('test-003', 'test-007')
   with pytest.raises(errors.DataError, match=r"2 of the 40 .*'test-003'"):

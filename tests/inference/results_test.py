@@ -208,7 +208,7 @@ def test_two_processes_do_not_write_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize('task', ['a/b', '../a', '', 'a\\b', 'a\0'])
-def test_a_name_that_leads_out_of_the_folder_is_refused(task):
+def test_fault_64_a_name_that_leads_out_of_the_folder_is_refused(task):
   with pytest.raises(errors.ConfigError, match='without slashes'):
     dataclasses.replace(JOB, task=task)
 

@@ -194,7 +194,7 @@ def test_says_what_is_not_guaranteed(results, written):
 
 
 @pytest.mark.parametrize('text', hostile.EVERYTHING)
-def test_hostile_text_is_shown_and_never_obeyed(results, text):
+def test_fault_62_hostile_text_is_shown_and_never_obeyed(results, text):
   pair = pairs.Pair(
     *hostile.poison_results(results.calibration, results.evaluation, text)
   )
@@ -323,7 +323,9 @@ def test_replaces_an_older_report_and_leaves_other_files(results, tmp_path):
 
 
 @pytest.mark.parametrize('old', [True, False])
-def test_a_full_disk_leaves_what_was_there(results, tmp_path, monkeypatch, old):
+def test_fault_52_a_full_disk_leaves_what_was_there(
+  results, tmp_path, monkeypatch, old
+):
   directory = tmp_path / 'report'
   if old:
     directory.mkdir()

@@ -90,7 +90,9 @@ def test_iterators_and_indexed_batches_are_the_same(uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_then_leaves(uninterrupted, tmp_path, number, capsys):
+def test_fault_54_signal_saves_then_leaves(
+  uninterrupted, tmp_path, number, capsys
+):
   class Interrupting(copying.CopyingBatches):
     def batch_at(self, step):
       if step == 4:
@@ -122,7 +124,7 @@ class Poisoned(copying.CopyingBatches):
     return batch
 
 
-def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_fault_59_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
   with pytest.raises(errors.NumericError) as raised:
     train(tmp_path, 8, Poisoned())
   assert 'at step 6' in str(raised.value)
@@ -137,7 +139,9 @@ def test_nan_at_a_checkpoint_step_is_not_saved(tmp_path):
   assert not list(tmp_path.glob('checkpoint_*'))
 
 
-def test_finished_run_does_nothing_and_a_shorter_one_is_refused(tmp_path):
+def test_fault_58_finished_run_does_nothing_and_a_shorter_one_is_refused(
+  tmp_path,
+):
   expected = train(tmp_path, 4)
   assert_same_state(train(tmp_path, 4), expected)
   with pytest.raises(errors.ConfigError, match='at least 4'):
@@ -205,7 +209,7 @@ def test_a_missing_initial_checkpoint(tmp_path):
     train(tmp_path / 'run', 4, initial_checkpoint_path=tmp_path / 'none')
 
 
-def test_kill_9_loses_the_steps_since_the_last_checkpoint(
+def test_fault_55_kill_9_loses_the_steps_since_the_last_checkpoint(
   uninterrupted, tmp_path
 ):
   """In a process of its own, without any chance to save."""

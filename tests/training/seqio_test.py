@@ -110,7 +110,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
   assert lines[0] == lines[1][1:]
 
 
-def test_a_vocabulary_that_the_model_cannot_hold_is_told(tmp_path):
+def test_fault_37_a_vocabulary_that_the_model_cannot_hold_is_told(tmp_path):
   with pytest.raises(errors.ConfigError, match='VOCAB_SIZE must be at least'):
     train_on(TASK, tmp_path, 2, VOCAB_SIZE=VOCAB_SIZE - 1)
 
