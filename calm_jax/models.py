@@ -89,6 +89,7 @@ class EncoderDecoderModel:
     self.default_decoder_params = default_decoder_params
     self.rows_per_pack = rows_per_pack
     exit_layers.layers(self.config.num_decoder_layers)
+    _check_measure(measure)
     measure.check(self.config)
     self._z_loss = z_loss
     self._label_smoothing = label_smoothing
@@ -529,6 +530,17 @@ def check_thresholds(thresholds: float | np.ndarray | jax.Array) -> None:
     raise errors.ConfigError(
       f'Thresholds must be in [0, 1], got {values.reshape(-1).tolist()}; 1 is'
       ' the full model.'
+    )
+
+
+def _check_measure(measure) -> None:
+  if not isinstance(measure, confidence.ConfidenceMeasure):
+    raise errors.ConfigError(
+      'EncoderDecoderModel.measure must be a ConfidenceMeasure, as'
+      f' @confidence.SoftmaxTopTwoGap(), got {measure!r}. Each file in'
+      " gin/early_exit/ chooses one. T5X's CONF_METHOD is not read: its"
+      " softmax_diff is SoftmaxTopTwoGap, and its default, 'softmax', is no"
+      ' method there either.'
     )
 
 

@@ -19,6 +19,7 @@ PACKAGE = pathlib.Path(calm_jax.__file__).parent
 FOUNDATION = (
   'errors',
   'json_records',
+  'csv_tables',
   'unfinished',
   'dump_arrays',
   'record_checks',

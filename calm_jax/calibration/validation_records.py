@@ -1,11 +1,9 @@
 """What a validation found, as records: one row per rule and setting."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 
-from calm_jax import json_records
+from calm_jax import csv_tables, json_records
 
 RANDOM_SPLITS = 'random_splits'
 CALIBRATION_SIZE = 'calibration_size'
@@ -137,8 +135,6 @@ class ValidationResult(json_records.Record):
 def to_csv(rows: Sequence[json_records.Record]) -> str:
   """Tidy CSV of at least one record: a header, and a line for each."""
   names = [field.name for field in dataclasses.fields(rows[0])]
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(names)
-  writer.writerows([getattr(row, name) for name in names] for row in rows)
-  return text.getvalue()
+  return csv_tables.to_csv(
+    names, ([getattr(row, name) for name in names] for row in rows)
+  )

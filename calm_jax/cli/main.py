@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from calm_jax import errors
 from calm_jax.cli import flags
+from calm_jax.display import visible_text
 
 # Stage -> what it does. The module `calm_jax.cli.<stage>` has DESCRIPTION,
 # add_flags(parser) and run(args).
@@ -102,27 +103,39 @@ def _run_stage(stage: str, args: list[str]) -> int:
     print(f'calm {stage}: interrupted.', file=sys.stderr)
     return _INTERRUPTED
   except errors.CalmError as error:
-    if verbose:
-      traceback.print_exc()
-    print(f'calm {stage}: error: {message_of(error)}', file=sys.stderr)
-    return error.exit_code
-  except (ImportError, AttributeError, TypeError):
-    # What another version of JAX or Flax answers to our calls.
-    from calm_jax.doctor import versions
-
-    if not (unsupported := versions.unsupported()):
-      raise
-    if verbose:
-      traceback.print_exc()
-    print(f'calm {stage}: error: {unsupported}', file=sys.stderr)
-    return errors.ResourceError.exit_code
+    return _failed(stage, error, verbose)
   except BrokenPipeError:
     raise
   except OSError as error:
-    if verbose:
-      traceback.print_exc()
-    print(f'calm {stage}: error: {error}', file=sys.stderr)
-    return errors.ResourceError.exit_code
+    return _failed(stage, errors.ResourceError(str(error)), verbose)
+  except (
+    ImportError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+  ) as error:
+    if (explained := _environment_error(error)) is None:
+      raise
+    return _failed(stage, explained, verbose)
+
+
+def _failed(stage: str, error: errors.CalmError, verbose: bool) -> int:
+  if verbose:
+    traceback.print_exc()
+  print(f'calm {stage}: error: {message_of(error)}', file=sys.stderr)
+  return error.exit_code
+
+
+def _environment_error(error: Exception) -> errors.ResourceError | None:
+  """What the machine, or a version of JAX or Flax, has to do with an error."""
+  from calm_jax.cli import machine_errors
+  from calm_jax.doctor import versions
+
+  if isinstance(error, RuntimeError | MemoryError):
+    return machine_errors.explained(error)
+  unsupported = versions.unsupported()
+  return errors.ResourceError(unsupported) if unsupported else None
 
 
 def _set_up_logging(verbose: bool) -> None:
@@ -143,13 +156,17 @@ def _set_up_logging(verbose: bool) -> None:
 def _format_warning(message, category, *place) -> str:
   # Our own are for the user, who need not know the line that warned.
   if category is UserWarning:
-    return f'Warning: {message}\n'
+    return f'Warning: {visible_text.visible(str(message))}\n'
   return _FORMAT_WARNING(message, category, *place)
 
 
 def message_of(error: Exception) -> str:
-  """An error's message without what gin appends, and not too long a list."""
-  lines = str(error).partition('\n  In call to configurable')[0].splitlines()
+  """An error's message without what gin appends, and not too long a list.
+
+  It may quote files that others wrote, and a terminal obeys what is in them.
+  """
+  text = str(error).partition('\n  In call to configurable')[0]
+  lines = [visible_text.visible(line) for line in text.split('\n')]
   if len(lines) > _MOST_LINES:
     left_out = len(lines) - _MOST_LINES + 1
     lines[_MOST_LINES - 1 :] = [f'  and {left_out} more; --v=1 shows all']

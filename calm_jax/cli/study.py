@@ -1,8 +1,6 @@
 """`calm study`: measures, static layers and oracles side by side."""
 
-import csv
 import dataclasses
-import io
 import pathlib
 
 from calm_jax.cli import dump, flags, loading, settings
@@ -171,10 +169,7 @@ def _write_results(folder, plan, generator, swept, timed_examples) -> None:
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:
-  from calm_jax import contracts
+  from calm_jax import contracts, csv_tables
 
-  text = io.StringIO()
-  writer = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
-  writer.writeheader()
-  writer.writerows(rows)
-  contracts.write_bytes_atomically(path, text.getvalue().encode('utf-8'))
+  text = csv_tables.to_csv(list(rows[0]), (row.values() for row in rows))
+  contracts.write_bytes_atomically(path, text.encode('utf-8'))

@@ -5,11 +5,9 @@
 No matplotlib here, so that the numbers of a figure can be had without it.
 """
 
-import csv
 import dataclasses
-import io
 
-from calm_jax import contracts
+from calm_jax import contracts, csv_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +70,6 @@ def calibration_split(calibration: contracts.CalibrationResult) -> str:
 def to_csv(rows: tuple[CurveRow, ...]) -> str:
   """Returns the rows as CSV with a header; None is an empty cell."""
   names = [field.name for field in dataclasses.fields(CurveRow)]
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(names)
-  writer.writerows([getattr(row, name) for name in names] for row in rows)
-  return text.getvalue()
+  return csv_tables.to_csv(
+    names, ([getattr(row, name) for name in names] for row in rows)
+  )

@@ -131,13 +131,17 @@ def train(
 
   Raises:
     LostPeerError: another process of the run has gone.
-    ConfigError: the newest checkpoint is beyond total_steps, or a batch does
-      not divide among the devices.
+    ConfigError: total_steps is less than 1 or than the newest checkpoint's, or
+      a batch does not divide among the devices.
     DataError: there is no model at initial_checkpoint_path, or of other sizes.
     NumericError: the loss or the gradient is not finite; checkpoints stay as
       they were at the last period.
     SystemExit: 143, after a SIGTERM or SIGINT; the state is saved first.
   """
+  if total_steps < 1:
+    raise errors.ConfigError(
+      f'total_steps (TRAIN_STEPS) must be at least 1, got {total_steps}.'
+    )
   model_dir = pathlib.Path(model_dir).absolute()
   store = orbax_io.CheckpointStore(model_dir, keep=checkpoints_to_keep)
   partitioner = partitioner or partitioning.PjitPartitioner(
