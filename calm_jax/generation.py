@@ -5,16 +5,17 @@
 Serves `calm generate`, the dump and Python users:
 
     import calm_jax
-    model = calm_jax.load()
-    for line in model.generate(['restore: this works well'], threshold=0.9):
-      print(line.text, line.num_layers_used)
+    model = calm_jax.load('docstrings')
+    found = model.generate(['restore: this works well'], threshold=0.9)
+    print(found)  # Coloured by layers; a notebook shows it by itself.
+    print(found[0].text, found[0].num_layers_used)
 """
 
 import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,8 +31,9 @@ from calm_jax import (
   models,
   partitioning,
 )
-from calm_jax.checkpoints import bundle
+from calm_jax.checkpoints import bundle, shipped
 from calm_jax.data import arrays, vocabulary
+from calm_jax.display import generations
 from calm_jax.early_exit import sampling
 from calm_jax.t5 import compute_dtype, network
 
@@ -314,7 +316,7 @@ class TextGenerator:
     prompts: Sequence[str] | None = None,
     eos_id: int = models.EOS_ID,
     max_decode_length: int | None = None,
-  ) -> list[Generation]:
+  ) -> generations.Generations:
     """Generates from raw inputs, prefix included.
 
     Args:
@@ -329,7 +331,8 @@ class TextGenerator:
         generator's if None.
 
     Returns:
-      One generation per text.
+      One generation per text, in a list that shows itself: coloured by layers
+      in a notebook and where it is printed on a terminal.
 
     Raises:
       DataError: a text is empty, or it or its prompt is no valid Unicode.
@@ -347,7 +350,7 @@ class TextGenerator:
       eos_id=eos_id,
       max_decode_length=max_decode_length,
     )
-    return [decodes[0] for decodes in many]
+    return self._shown(decodes[0] for decodes in many)
 
   def generate_many(
     self,
@@ -361,7 +364,7 @@ class TextGenerator:
     eos_id: int = models.EOS_ID,
     max_decode_length: int | None = None,
     batch_size: int | None = None,
-  ) -> list[list[Generation]]:
+  ) -> list[generations.Generations]:
     """Several draws per text, the most probable first; see `generate`.
 
     Draw i depends on the seed and on i alone: with more draws the first ones
@@ -400,10 +403,10 @@ class TextGenerator:
     self._warn_of_undefined(result)
     rows = np.arange(result.tokens.shape[0]).reshape(shape)
     return [
-      [
+      self._shown(
         self._generation(result, i)
         for i in of_text[_best_first(result, of_text)]
-      ]
+      )
       for of_text in rows
     ]
 
@@ -416,7 +419,7 @@ class TextGenerator:
     prompts: Sequence[str] | None = None,
     eos_id: int = models.EOS_ID,
     max_decode_length: int | None = None,
-  ) -> list[list[Generation]]:
+  ) -> list[generations.Generations]:
     """The best outputs that a beam search with the full model finds.
 
     Args:
@@ -458,13 +461,16 @@ class TextGenerator:
       np.zeros(len(texts), int) if rows is None else (rows > 0).sum(axis=1)
     )
     return [
-      [
+      self._shown(
         self._searched(*beam, size)
         for beam in zip(row[::-1], score[::-1], strict=True)
         if np.isfinite(beam[1])
-      ]
+      )
       for row, score, size in zip(tokens, scores, sizes, strict=True)
     ]
+
+  def _shown(self, found: Iterable[Generation]) -> generations.Generations:
+    return generations.Generations(found, self.model.config.num_decoder_layers)
 
   def _searched(
     self, tokens: np.ndarray, score: float, prompt_size: int
@@ -560,13 +566,15 @@ def load(
   """Loads a finished model's folder, the one that ships with calm_jax if None.
 
   Args:
-    path: a folder that `calm export` wrote.
+    path: a folder that `calm export` wrote, or the name of a shipped model, as
+      'docstrings'.
     **model_kwargs: for `EncoderDecoderModel`, such as another measure.
 
   Raises:
-    DataError: the folder is no such model, or damaged.
+    DataError: there is no such model (the message lists those that ship), or
+      it is damaged.
   """
-  found = bundle.load_bundle(path)
+  found = bundle.load_bundle(shipped.resolve(path))
   if found.info.output_length:
     model_kwargs.setdefault(
       'output_length', decoding.ProportionalLength(**found.info.output_length)

@@ -39,7 +39,7 @@ def wants_color(
   return stream.isatty()
 
 
-def _shown(pieces: Sequence[str]) -> list[str]:
+def shown(pieces: Sequence[str]) -> list[str]:
   """Pieces as read: word marks are spaces, but for the first one's."""
   texts = [
     visible_text.visible(piece).replace(_WORD_START, ' ') for piece in pieces
@@ -73,7 +73,7 @@ def colored(
   """
   return ''.join(
     f'{color_of(used, num_layers)}{text}{_RESET}' if used else text
-    for text, used in zip(_shown(pieces), num_layers_used, strict=True)
+    for text, used in zip(shown(pieces), num_layers_used, strict=True)
   )
 
 
