@@ -3,11 +3,14 @@
 `contracts.py` defines the records; this module turns them into JSON and back.
 Strict means: no NaN or infinity, no unknown or repeated fields, none missing
 that has no default, no value of another type, one schema version. Each failure
-is one `DataError` that names the file and the field. Standard library only.
+is one `DataError` that names the file and the field. A record's file carries a
+digest of its fields, so that a flipped digit of a threshold is found, too.
+Standard library only.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -22,6 +25,8 @@ from calm_jax import errors
 
 # Raise it when a field changes its meaning, so that an old reader refuses.
 SCHEMA_VERSION = 1
+# Beside a record's fields in its file. Without it a file is read unchecked.
+_DIGEST = 'record_sha256'
 
 _R = TypeVar('_R', bound='Record')
 
@@ -90,12 +95,16 @@ def write_parts_atomically(
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
   """Writes a `Record`, or anything that JSON can hold, as indented JSON.
 
+  A record's digest is written with it.
+
   Raises:
     NumericError: a number in it is NaN or infinite; nothing is written.
     ResourceError: the file cannot be written.
   """
   fields = value.to_json() if isinstance(value, Record) else value
   try:
+    if isinstance(value, Record):
+      fields |= {_DIGEST: _digest(fields)}
     # Escaped to ASCII: any text survives, even a lone surrogate.
     text = json.dumps(fields, indent=2, allow_nan=False)
   except ValueError as error:
@@ -114,7 +123,7 @@ def read_json(
 
   Raises:
     DataError: the file is missing, truncated, not strict JSON, of another
-      schema version, or does not fit the record.
+      schema version, does not fit the record, or was altered.
   """
   path = pathlib.Path(path)
   try:
@@ -139,7 +148,18 @@ def read_json(
       f'{path} is not valid JSON, perhaps truncated ({len(text)} characters):'
       f' {error}. Rerun the stage that writes it.'
     ) from error
-  return fields if record is None else record.from_json(fields, str(path))
+  if record is None:
+    return fields
+  digest = fields.pop(_DIGEST, None) if isinstance(fields, dict) else None
+  result = record.from_json(fields, str(path))
+  if digest is not None and digest != _digest(fields):
+    raise errors.DataError(
+      f'{path} was altered after it was written: its fields must have the'
+      f' {_DIGEST} {str(digest)[:12]}..., but have {_digest(fields)[:12]}....'
+      ' Rerun the stage that writes it; to accept a change of your own, remove'
+      f' {_DIGEST}.'
+    )
+  return result
 
 
 def check_schema_version(version: Any, where: str) -> None:
@@ -150,6 +170,12 @@ def check_schema_version(version: Any, where: str) -> None:
       f' version {SCHEMA_VERSION}; use the calm_jax that wrote it, or write it'
       ' again.'
     )
+
+
+def _digest(fields: Any) -> str:
+  """SHA-256 of the values, however their file is indented."""
+  text = json.dumps(fields, sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode('ascii')).hexdigest()
 
 
 def _refuse_constant(name: str) -> None:

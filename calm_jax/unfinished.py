@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 import pathlib
+import socket
+import time
 from collections.abc import Iterator
 from typing import IO, Any, TypeVar
 
@@ -81,28 +83,60 @@ def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
   return there
 
 
-def lock(folder: pathlib.Path, what: str) -> IO | None:
-  """Holds the folder until the file is closed, by whatever end of the process.
+class Lock:
+  """A folder that is held, until `close` or the end of the process.
+
+  Who holds it stands in the file, which nobody but the holder writes.
+  """
+
+  def __init__(self, file: IO):
+    self._file = file
+    # The lock counts, also where the disk is full.
+    with contextlib.suppress(OSError):
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {socket.gethostname()}')
+      file.flush()
+
+  def close(self) -> None:
+    """Lets go."""
+    with contextlib.suppress(OSError):
+      self._file.truncate(0)
+    with contextlib.suppress(OSError):
+      self._file.close()
+
+
+def lock(folder: pathlib.Path, what: str) -> Lock | None:
+  """Holds the folder until it is closed, or the process ends in any way.
 
   Raises:
-    ResourceError: another process holds it.
+    ResourceError: another process holds it; the message names it and says for
+      how long.
   """
   try:
     import fcntl
   except ImportError:  # Not on Windows.
     return None
-  file = open(folder / LOCK, 'a')
+  file = open(folder / LOCK, 'a+')
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
+    owner = _owner(file)
     file.close()
     raise errors.ResourceError(
-      f'Another process is writing the {what} {folder}; wait for it or end it,'
-      ' or choose another directory.'
+      f'Another process is writing the {what} {folder} ({owner}); wait for it'
+      ' or end it, or choose another directory.'
     ) from error
   except OSError:
     _log.info('%s is on a file system without locks.', folder)
-  return file
+  return Lock(file)
+
+
+def _owner(file: IO) -> str:
+  """Who holds a lock, and for how long."""
+  file.seek(0)
+  name = file.read(200).strip() or 'unknown'
+  minutes = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime) / 60
+  return f'{name}, for {minutes:.1f} minutes'
 
 
 @contextlib.contextmanager

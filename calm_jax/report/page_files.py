@@ -1,39 +1,54 @@
 """Writes a report's files: all of them, or none.
 
 name -> bytes --> directory
+
+What a killed run left in the folder of unfinished files, the next one removes.
 """
 
 import contextlib
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 
-from calm_jax import errors
+from calm_jax import errors, unfinished
+
+_STAGING = '.report'
 
 
 def write_all(directory: pathlib.Path, files: dict[str, bytes]) -> None:
   """Writes all files beside their places, then renames them in this order.
 
   Raises:
-    ResourceError: the directory cannot be written; nothing has changed.
+    ResourceError: the directory cannot be written, or another process is
+      writing a report there; nothing has changed.
   """
-  with _explained(directory):
-    is_new = not directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    staging = pathlib.Path(tempfile.mkdtemp(prefix='.report-', dir=directory))
-    try:
-      for name, content in files.items():
-        (staging / name).write_bytes(content)
-      for name in files:
-        os.replace(staging / name, directory / name)
-    except BaseException:
-      shutil.rmtree(staging, ignore_errors=True)
-      if is_new:
-        shutil.rmtree(directory, ignore_errors=True)
-      raise
-    staging.rmdir()
+  with _explained(directory), _unfinished(directory) as staging:
+    for name, content in files.items():
+      (staging / name).write_bytes(content)
+    for name in files:
+      os.replace(staging / name, directory / name)
+
+
+@contextlib.contextmanager
+def _unfinished(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder in the directory, held by this process and removed at the end."""
+  is_new = not directory.exists()
+  staging = directory / _STAGING
+  if staging.is_symlink():  # Would lead elsewhere.
+    staging.unlink()
+  staging.mkdir(parents=True, exist_ok=True)
+  lock = unfinished.lock(staging, 'report')
+  try:
+    yield staging
+  except BaseException:
+    if is_new:
+      shutil.rmtree(directory, ignore_errors=True)
+    raise
+  finally:
+    shutil.rmtree(staging, ignore_errors=True)
+    if lock is not None:
+      lock.close()
 
 
 @contextlib.contextmanager

@@ -158,8 +158,15 @@ def rewrite_shard(folder, change):
   _sign(folder, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _sign(folder, digest):
+def fields_of(folder):
+  """The manifest's, without the digest that would give an edit away."""
   fields = json.loads((folder / 'manifest.json').read_text())
+  del fields['record_sha256']
+  return fields
+
+
+def _sign(folder, digest):
+  fields = fields_of(folder)
   fields['shards'][0]['sha256'] = digest
   (folder / 'manifest.json').write_text(json.dumps(fields))
 
@@ -214,7 +221,7 @@ def test_fault_23_names_that_leave_the_folder(run_calibrate, folder, tmp_path):
 
 
 def test_fault_23_shards_outside_the_folder(run_calibrate, folder):
-  fields = json.loads((folder / 'manifest.json').read_text())
+  fields = fields_of(folder)
   fields['shards'][0]['file'] = '../shard-00000.npz'
   (folder / 'manifest.json').write_text(json.dumps(fields))
   code, _, error = run_calibrate()
@@ -228,7 +235,7 @@ def test_fault_24_missing_shard(run_calibrate, folder):
 
 
 def test_fault_24_duplicate_shard(run_calibrate, folder):
-  fields = json.loads((folder / 'manifest.json').read_text())
+  fields = fields_of(folder)
   fields['shards'][1] = fields['shards'][0]
   (folder / 'manifest.json').write_text(json.dumps(fields))
   code, _, error = run_calibrate()
@@ -245,7 +252,7 @@ def test_fault_24_overlapping_ids(run_calibrate, folder):
 
 
 def test_fault_25_newer_schema(run_calibrate, folder):
-  fields = json.loads((folder / 'manifest.json').read_text())
+  fields = fields_of(folder)
   fields |= {'schema_version': 99, 'a_new_field': 1}
   (folder / 'manifest.json').write_text(json.dumps(fields))
   code, _, error = run_calibrate()
