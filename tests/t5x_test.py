@@ -441,7 +441,7 @@ class TestInference:
       row[: len(ids)] = ids
     exits = []
     generate = jax.jit(
-      lambda rows: model.generate(
+      lambda params, rows: model.generate(
         params,
         rows,
         np.full(BATCH_SIZE, threshold, np.float32),
@@ -451,7 +451,7 @@ class TestInference:
     for start in range(0, len(examples), BATCH_SIZE):
       rows = source[start : start + BATCH_SIZE]
       padding = ((0, BATCH_SIZE - len(rows)), (0, 0))
-      found = jax.device_get(generate(np.pad(rows, padding)))
+      found = jax.device_get(generate(params, np.pad(rows, padding)))
       for i, line in enumerate(lines[start : start + BATCH_SIZE]):
         example = examples[start + i]
         assert line['inputs']['inputs_pretokenized'] == example.inputs
