@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,6 +28,8 @@ from calm_jax.checkpoints import digests, finding, param_trees
 # In the name that Orbax gives a checkpoint until it is complete.
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _DIGESTS = 'digests'
+# The operating system's words in tensorstore's messages.
+_OS_ERROR = re.compile(r"([^:]*) \[os_error_code='\d+'|RESOURCE_EXHAUSTED")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +124,14 @@ class CheckpointStore:
     try:
       self._manager.save(step, args=ocp.args.Composite(**items), force=True)
     except (OSError, ValueError) as error:
-      # tensorstore reports a full disk as a ValueError.
-      if isinstance(error, ValueError) and 'RESOURCE_EXH' not in str(error):
+      # tensorstore reports a full disk, a quota and the like as a ValueError.
+      refused = _OS_ERROR.search(str(error))
+      if isinstance(error, ValueError) and not refused:
         raise
+      reason = refused[1] if refused and refused[1] else _first_line(error)
       raise errors.ResourceError(
-        f'Cannot save checkpoint_{step} in {self.directory}:'
-        f' {_first_line(error)}. Free space; earlier checkpoints are kept.'
+        f'Cannot save checkpoint_{step} in {self.directory}: {reason.strip()}.'
+        ' Free space; earlier checkpoints are kept.'
       ) from error
 
   def all_steps(self) -> tuple[int, ...]:
