@@ -6,7 +6,7 @@ optimizer are not part of it. The algorithms live in `t5`, `cross_entropy`,
 `early_exit` and `decoding`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -27,6 +27,7 @@ from calm_jax.early_exit import (
   confidence,
   layer_loop,
   oracle,
+  packing,
   propagation,
   sampling,
   schedule,
@@ -53,8 +54,8 @@ class EncoderDecoderModel:
       `max_decode_length`.
     decode_fn: how `predict_batch` decodes.
     default_decoder_params: what its calls ask for that do not say.
-    rows_per_pack: rows of a batch that a layer takes at a time once others
-      have left (`layer_loop.EarlyExitDecoder`).
+    rows_per_pack: how many rows of a batch a layer takes at a time once others
+      have left (`layer_loop.EarlyExitDecoder`); () to always take all.
 
   Raises:
     ConfigError: the measure or the exits do not fit the network.
@@ -75,7 +76,7 @@ class EncoderDecoderModel:
     default_decoder_params: decode_fns.DecoderParams = (
       decode_fns.DecoderParams()  # noqa: B008
     ),
-    rows_per_pack: int = layer_loop.ROWS_PER_PACK,
+    rows_per_pack: Sequence[int] = layer_loop.ROWS_PER_PACK,
     z_loss: float = 1e-4,
     label_smoothing: float = 0.0,
   ):
@@ -87,7 +88,7 @@ class EncoderDecoderModel:
     self.output_length = output_length
     self.decode_fn = decode_fn
     self.default_decoder_params = default_decoder_params
-    self.rows_per_pack = rows_per_pack
+    self.rows_per_pack = packing.checked_sizes(rows_per_pack)
     exit_layers.layers(self.config.num_decoder_layers)
     _check_measure(measure)
     measure.check(self.config)

@@ -61,7 +61,7 @@ def test_decoding_is_near_float32s(steps):
     model = models.EncoderDecoderModel(
       module_of(dtype),
       measure=confidence.SoftmaxTopTwoGap(),
-      rows_per_pack=0,
+      rows_per_pack=(),
     )
     return jax.jit(
       lambda params: model.generate(

@@ -28,7 +28,7 @@ def _both(measure, batch_size, sampler=None):
   """Results of the queue in its order, and of one batch."""
   model, params = tiny_t5.tiny_model(
     measure,
-    rows_per_pack=2,
+    rows_per_pack=(2,),
     # Outputs of many lengths.
     output_length=decoding.ProportionalLength(ratio=2.0),
   )

@@ -18,7 +18,7 @@ from calm_jax.early_exit import confidence, sampling
 
 assert len(jax.devices()) == 4
 model, params = tiny_t5.tiny_model(
-  confidence.SoftmaxTopTwoGap(), rows_per_pack=2
+  confidence.SoftmaxTopTwoGap(), rows_per_pack=(2,)
 )
 sources = tiny_t5.sources(10)
 thresholds = np.stack([np.linspace(0, 1, 10), np.full(10, 0.4)], axis=1)

@@ -37,7 +37,7 @@ from calm_jax.evaluation import confidence_cost, network_sizes
 
 _FLOAT32 = 4  # bytes
 # As in `early_exit.layer_loop`, which needs JAX.
-_ROWS_PER_PACK = 16
+_ROWS_PER_PACK = (16, 4)
 _LARGEST_PACKED_SHARE = 0.75
 
 
@@ -283,14 +283,23 @@ def _passes_and_rows(
     Passes through the layer, rows computed in all of them, rows that attend.
   """
   counts = np.arange(batch_size + 1)
-  pack = min(_ROWS_PER_PACK, batch_size)
-  packs = np.ceil(counts / pack)
+  packs = np.array([_packs(count, batch_size) for count in counts])
   is_packed = counts <= _LARGEST_PACKED_SHARE * batch_size
-  passes = np.where(is_packed, packs, 1)
-  rows = np.where(is_packed, packs * pack, batch_size)
+  passes = np.where(is_packed, packs[:, 0], 1)
+  rows = np.where(is_packed, packs[:, 1], batch_size)
   attending = np.where(is_packed, counts, batch_size)
   chances = stats.binom.pmf(counts, batch_size, needed[:, None])
   return chances @ passes, chances @ rows, chances @ attending
+
+
+def _packs(count: int, batch_size: int) -> tuple[int, int]:
+  """How many packs take so many rows, and the sum of their sizes."""
+  sizes = sorted({min(x, batch_size) for x in _ROWS_PER_PACK}, reverse=True)
+  packs = rows = 0
+  for size, smaller in zip(sizes, [*sizes[1:], 0], strict=True):
+    while count > smaller:
+      packs, rows, count = packs + 1, rows + size, count - size
+  return packs, rows
 
 
 def _scored_columns(

@@ -32,7 +32,7 @@ CACHE_SIZE = CONFIG.num_heads * CONFIG.head_dim * TARGET
 ATTENTION = classifiers.Attention(width=48, num_heads=3)
 
 
-def compiled_text(measure, batch_size: int, rows_per_pack: int) -> str:
+def compiled_text(measure, batch_size: int, rows_per_pack) -> str:
   """Optimized HLO of a generation."""
   module = network.Transformer(CONFIG)
   tokens = jnp.ones((1, 4), jnp.int32)
@@ -83,9 +83,9 @@ def large_copies(text: str, least: int) -> list[str]:
 @pytest.mark.parametrize(
   'measure, batch_size, rows_per_pack',
   [
-    (top_k.TopKPropagation(k=8), 1, 8),
-    (confidence.SoftmaxTopTwoGap(), 6, 2),
-    (classifier_confidence.ClassifierConfidence(ATTENTION), 6, 2),
+    (top_k.TopKPropagation(k=8), 1, ()),
+    (confidence.SoftmaxTopTwoGap(), 6, (4, 2)),
+    (classifier_confidence.ClassifierConfidence(ATTENTION), 6, (2,)),
   ],
   ids=['one row', 'packs', 'packs with a cache of the measure'],
 )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from testing import plain_python, tiny_t5
 
+from calm_jax import errors
 from calm_jax.early_exit import (
   classifier_confidence,
   confidence,
@@ -44,11 +45,11 @@ def _generate(measure, rows_per_pack, sampled):
 @pytest.mark.parametrize(
   'measure, rows_per_pack, sampled',
   [
-    (confidence.SoftmaxTopTwoGap(), 3, True),
-    (top_k.TopKPropagation(k=(9, 5, 2)), 2, False),
+    (confidence.SoftmaxTopTwoGap(), (3, 1), True),
+    (top_k.TopKPropagation(k=(9, 5, 2)), (2,), False),
     (
       classifier_confidence.ClassifierConfidence(tiny_t5.CLASSIFIERS[2]),
-      4,
+      (4,),
       False,
     ),
   ],
@@ -56,7 +57,7 @@ def _generate(measure, rows_per_pack, sampled):
 )
 def test_packs_equal_the_whole_batch(measure, rows_per_pack, sampled):
   packed = _generate(measure, rows_per_pack, sampled)(SOURCES, THRESHOLDS)
-  whole = _generate(measure, 0, sampled)(SOURCES, THRESHOLDS)
+  whole = _generate(measure, (), sampled)(SOURCES, THRESHOLDS)
   used = np.asarray(whole.num_layers_used)
   assert len(set(used[used > 0].tolist())) > 2, 'exits must differ'
   for name in ('tokens', 'num_layers_used', 'num_undefined'):
@@ -67,7 +68,10 @@ def test_packs_equal_the_whole_batch(measure, rows_per_pack, sampled):
     )
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 9))
+@given(
+  st.lists(st.booleans(), min_size=1, max_size=9),
+  st.lists(st.integers(1, 12), min_size=1, max_size=3),
+)
 @settings(max_examples=40, deadline=None)
 def test_active_rows_alone_are_worked_on(active, rows_per_pack):
   active = jnp.array(active)
@@ -78,7 +82,7 @@ def test_active_rows_alone_are_worked_on(active, rows_per_pack):
   shared = jnp.arange(len(active)) * 10
 
   def step(by_row, shared, rows):
-    is_row = jnp.arange(rows_per_pack) < rows.count
+    is_row = jnp.arange(len(rows.ids)) < rows.count
     read = rows.take(shared)
     result = jnp.where(is_row, by_row['a'][:, 0] + read, np.nan)
     shared = rows.for_each(lambda i, row, x: x.at[row].set(read[i] + 1), shared)
@@ -95,8 +99,12 @@ def test_active_rows_alone_are_worked_on(active, rows_per_pack):
   np.testing.assert_array_equal(in_place, jnp.where(active, tens + 1, tens))
 
 
-def test_packs_are_as_many_as_the_rows_need():
-  """Counted at run time: 5 of 7 rows in packs of 2 are 3 packs."""
+@pytest.mark.parametrize(
+  'sizes, expected',
+  [((2,), [2, 2, 1]), ((4, 1), [4, 1]), ((4, 2), [4, 1]), ((9, 3), [5])],
+)
+def test_packs_are_as_many_as_the_rows_need(sizes, expected):
+  """Counted at run time, for 5 of 7 rows."""
   counted = []
 
   def step(by_row, shared, rows):
@@ -104,8 +112,14 @@ def test_packs_are_as_many_as_the_rows_need():
     return by_row, shared
 
   active = np.array([1, 1, 0, 1, 1, 0, 1], bool)
-  jax.jit(functools.partial(packing.map_active_rows, step, rows_per_pack=2))(
-    active, np.zeros(7), ()
-  )
+  jax.jit(
+    functools.partial(packing.map_active_rows, step, rows_per_pack=sizes)
+  )(active, np.zeros(7), ())
   jax.effects_barrier()
-  assert sorted(counted) == [1, 2, 2]
+  assert sorted(counted, reverse=True) == expected
+
+
+@pytest.mark.parametrize('sizes', [16, (0,), (16, 4.0), 'all', (True,)])
+def test_sizes_that_are_none(sizes):
+  with pytest.raises(errors.ConfigError, match=r'such as \(16, 4\)'):
+    packing.checked_sizes(sizes)

@@ -146,7 +146,7 @@ def test_impossible_samplers_are_refused(options):
 @functools.cache
 def _compiled(measure, sampler):
   # Without packs of rows: half of the program to compile.
-  model, params = tiny_t5.tiny_model(measure, rows_per_pack=0)
+  model, params = tiny_t5.tiny_model(measure, rows_per_pack=())
   generate = jax.jit(
     functools.partial(model.generate, max_decode_length=LENGTH, sampler=sampler)
   )

@@ -22,7 +22,7 @@ def test_outputs_are_the_same_bit_for_bit():
   model = models.EncoderDecoderModel(
     network.Transformer(config),
     measure=top_k.TopKPropagation(k=5),
-    rows_per_pack=0,
+    rows_per_pack=(),
   )
   generate = jax.jit(functools.partial(model.generate, max_decode_length=6))
   params = tiny_t5.tiny_params(tiny_t5.tiny_config(tied=False))

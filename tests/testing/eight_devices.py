@@ -143,7 +143,7 @@ def check_factored_accumulators(params):
 
 def check_decoding(params):
   model = models.EncoderDecoderModel(
-    MODULE, measure=confidence.SoftmaxTopTwoGap(), rows_per_pack=0
+    MODULE, measure=confidence.SoftmaxTopTwoGap(), rows_per_pack=()
   )
   # Sharper than three steps of training make it.
   params = jax.tree.map(lambda x: np.asarray(x) * 3.0, params)

@@ -54,7 +54,7 @@ def tiny_params(config: network.T5Config, seed: int = 0):
 
 
 def tiny_model(
-  measure, *, tied: bool = False, rows_per_pack: int = 0, **kwargs
+  measure, *, tied: bool = False, rows_per_pack=(), **kwargs
 ):
   """A model and its parameters; without packs, which double a program."""
   config = tiny_config(tied=tied)
