@@ -16,6 +16,7 @@ from calm_jax.checkpoints import (
   orbax_io,
   param_trees,
   remote,
+  shipped,
   sizes_of_arrays,
 )
 from calm_jax.t5 import network
@@ -44,9 +45,9 @@ def load_model(
   """Reads a model of any kind.
 
   Args:
-    path: a bundle; a Hugging Face directory; a MODEL_DIR or `checkpoint_N`
-      written by `calm train` or by T5X; local, or gs://. None is the shipped
-      model.
+    path: a bundle, or the name of one that ships; a Hugging Face directory; a
+      MODEL_DIR or `checkpoint_N` written by `calm train` or by T5X; local, or
+      gs://. None is the shipped model.
     config: the network, needed for the last two, whose files do not tell; with
       the first two it must be what they say.
 
@@ -58,7 +59,9 @@ def load_model(
       hold another one.
     DataError: there is no model, or it is damaged.
   """
-  directory = remote.local(path or bundle.default_bundle_path())
+  directory = remote.local(
+    shipped.resolve(path) or bundle.default_bundle_path()
+  )
   loaded = _load_with_own_config(directory)
   if loaded is None:
     return _load_checkpoint(directory, config)
