@@ -94,16 +94,17 @@ class Matrix:
     stage = self._stages[number % len(self._stages)]
     name = self._random.choice(sorted(_SIGNALS))
     longest = self._seconds[stage.name]
-    moments = [
-      self._random.uniform(0, longest)
-      for _ in range(self._random.choice((1, 1, 2)))
-    ]
-    done = Run(stage.name, name, [round(x, 3) for x in moments], [])
+    done = Run(stage.name, name, [], [])
     folder = self._folder / f'run-{number}'
     folder.mkdir()
-    for moment in moments:
+    for _ in range(self._random.choice((1, 1, 2))):
+      moment = self._random.uniform(0, longest)
+      done.moments.append(round(moment, 3))
       child = self._start(stage, folder)
-      if not child.wait(moment):
+      if child.wait(moment):
+        # The machine has become faster than it was.
+        self._seconds[stage.name] = min(longest, child.seconds)
+      else:
         child.send(_SIGNALS[name])
         done.hits += 1
       if not self._ended(child, done, (0, _SAVED, -_SIGNALS[name])):
@@ -192,8 +193,8 @@ def main() -> int:
   with tempfile.TemporaryDirectory(prefix='kill-matrix-') as name:
     folder = pathlib.Path(name)
     # Read by JAX and matplotlib when they are imported.
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'programs'))
     os.environ |= {
-      'JAX_COMPILATION_CACHE_DIR': str(folder / 'programs'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'JAX_PLATFORMS': 'cpu',
       'MPLBACKEND': 'agg',

@@ -2,27 +2,29 @@
 
     python -m reliability.mutations --output mutations.json
 
-Each mutation is made in a temporary copy of the package, never in the working
-tree, and the smallest tests that should catch it are run there. They are run
-once on the unchanged copy as well: tests that fail there would prove nothing.
+Each mutation is made in a temporary copy of the last commit, never in the
+working tree, and the smallest tests that should catch it are run there. They
+are run once on the unchanged copy as well: tests that fail there would prove
+nothing.
 """
 
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
 import pathlib
-import shutil
 import signal
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 
 from reliability import forked
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_COPIED = ('calm_jax', 'tests', 'gin', 'benchmarks', 'docs', 'pytest.ini')
 _MOST_SECONDS = 600
 # Imported once; the package itself is imported by each child, as mutated.
 _THIRD_PARTIES = (
@@ -90,7 +92,7 @@ MUTATIONS = (
     'early_exit/layer_loop.py',
     'answer.confidence >= call.thresholds',
     'answer.confidence > call.thresholds',
-    f'{_EXITS}/scripted_exits_test.py {_LOOP}',
+    f'{_EXITS}/equal_threshold_test.py',
   ),
   (
     'a threshold of 1 never leaves',
@@ -118,36 +120,35 @@ MUTATIONS = (
     'early_exit/lazy_cache.py',
     'times = filled[owner] + pairs - (up_to - owed)[owner]',
     'times = filled[owner] + pairs - up_to[owner]',
-    f'{_EXITS}/scripted_exits_test.py',
+    f'{_EXITS}/lazy_cache_test.py',
   ),
   (
     'state that is propagated to skipped layers',
     'early_exit/lazy_cache.py',
     'exit_states[row_ids, slots]',
     'exit_states[row_ids, slots - 1]',
-    f'{_EXITS}/scripted_exits_test.py',
+    f'{_EXITS}/lazy_cache_test.py',
   ),
   (
     'slots that a token sees',
     'early_exit/clock.py',
     'return distances <= self.positions[:, None]',
     'return distances < self.positions[:, None]',
-    f'{_EXITS}/scripted_exits_test.py',
+    f'{_EXITS}/clock_test.py',
   ),
   (
     'slots of an earlier sequence are not seen',
     'early_exit/clock.py',
     'return distances <= self.positions[:, None]',
     'return distances <= self.time',
-    'tests/continuous_batching_test.py',
+    f'{_EXITS}/clock_test.py',
   ),
   (
     'weight of tokens that several exits left out',
     'early_exit/top_k.py',
     'log_rest = jnp.logaddexp(log_rest, state.log_rest)',
     'log_rest = jnp.maximum(log_rest, state.log_rest)',
-    f'{_EXITS}/confidence_test.py {_EXITS}/screening_test.py'
-    ' tests/early_exit/top_k_test.py',
+    f'{_EXITS}/confidence_test.py {_EXITS}/top_k_test.py',
   ),
   (
     'equals of the last kept token are left out',
@@ -225,8 +226,8 @@ def run_tests(copy: pathlib.Path, tests: str) -> int:
 
     if not pathlib.Path(calm_jax.__file__).is_relative_to(copy):
       raise RuntimeError(f'{calm_jax.__file__} is not the copy.')
-    existing = [x for x in tests.split() if (copy / x.split('::')[0]).exists()]
-    return int(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', *existing]))
+    options = ['-x', '-q', '-p', 'no:cacheprovider']
+    return int(pytest.main([*options, *tests.split()]))
 
   child = forked.Child(run, copy, copy / 'log.txt')
   if not child.wait(_MOST_SECONDS):
@@ -249,13 +250,10 @@ def main() -> int:
   results, controls = [], {}
   with tempfile.TemporaryDirectory(prefix='mutations-') as folder:
     copy = pathlib.Path(folder).resolve()
-    for name in _COPIED:
-      source = ROOT / name
-      ignore = shutil.ignore_patterns('__pycache__', '.hypothesis')
-      if source.is_dir():
-        shutil.copytree(source, copy / name, ignore=ignore)
-      else:
-        shutil.copy(source, copy / name)
+    commit = ['git', '-C', str(ROOT), 'archive', 'HEAD']
+    content = subprocess.run(commit, check=True, stdout=subprocess.PIPE).stdout
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+      archive.extractall(copy, filter='data')
     for what, file, old, new, tests in MUTATIONS:
       if args.only not in what:
         continue
