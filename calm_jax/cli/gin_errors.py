@@ -29,15 +29,19 @@ _NO_IMPORT = re.compile(r"'(?P<name>\w+)' was not provided by an import")
 
 def explain(error: Exception) -> str | None:
   """What is wrong, where and what may be meant; None for a foreign error."""
+  place, bare = place_and_message(error)
+  sentence = _sentence(bare)
+  if sentence is None and isinstance(error, SyntaxError):
+    sentence = f'This is not gin: {bare}'
+  return None if sentence is None else f'{place}{sentence}'
+
+
+def place_and_message(error: Exception) -> tuple[str, str]:
+  """('FILE:LINE: `text`: ' or '', what gin wrote before the place)."""
   message = str(error)
   location = _LOCATION.search(message)
   bare = message[: location.start()] if location else message
-  sentence = _sentence(' '.join(bare.split()))
-  if sentence is None and isinstance(error, SyntaxError):
-    sentence = f'This is not gin: {" ".join(bare.split())}'
-  if sentence is None:
-    return None
-  return f'{_place(location)}{sentence}'
+  return _place(location), ' '.join(bare.split())
 
 
 def _sentence(message: str) -> str | None:

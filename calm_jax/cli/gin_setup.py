@@ -211,9 +211,10 @@ def _explained(name: str, folders: Sequence[pathlib.Path]) -> Iterator[None]:
       f' {", ".join(str(x) for x in folders)}.'
     ) from error
   except ImportError as error:
+    place, message = gin_errors.place_and_message(error)
     raise errors.ConfigError(
-      f'{name} imports what cannot be imported: {error}. Install it, or add its'
-      ' folder with --gin_search_paths.'
+      f'{place}{name} imports what cannot be imported: {message}. Install it,'
+      ' or add its folder with --gin_search_paths.'
     ) from error
   except UnicodeDecodeError as error:
     raise errors.ConfigError(
@@ -225,9 +226,11 @@ def _explained(name: str, folders: Sequence[pathlib.Path]) -> Iterator[None]:
   except errors.CalmError:
     raise
   except Exception as error:  # A module of the user's may raise anything.
+    place, message = gin_errors.place_and_message(error)
+    kind = type(error.__cause__ or error).__name__
     raise errors.ConfigError(
-      f'{name} imports a module that fails: {type(error).__name__}: {error}.'
-      ' Mend it; --v=1 shows the line.'
+      f'{place}{name} imports a module that fails: {kind}: {message}. Mend it;'
+      ' --v=1 shows where.'
     ) from error
 
 

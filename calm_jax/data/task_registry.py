@@ -6,6 +6,7 @@ CALM's, as `calm_tasks` has them, and what gin files add by
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -34,12 +35,19 @@ def add(task: TextTask) -> str:
   """Registers a task and returns its name; it replaces one of that name.
 
   Raises:
-    ConfigError: the name is that of a built-in task.
+    ConfigError: the name is that of a built-in task, or cannot be that of a
+      file.
   """
   name = task.info.name
   if not name or name in (*tasks.TASKS, tasks.MIXTURE):
     raise errors.ConfigError(
       f'A task must have a name that no built-in task has, got {name!r}.'
+    )
+  # Files of results are named after it. The rule is seqio's.
+  if not re.fullmatch(r'\w[\w.:-]*', name):
+    raise errors.ConfigError(
+      'The name of a task must be made of letters, digits, and _ . : -, and'
+      f' begin with one of the first three, got {name!r}.'
     )
   _added[name] = task
   return name
