@@ -13,7 +13,7 @@ ARGS ?=
 help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   all tests'
-	@echo 'make lint   ruff: rules and format'
+	@echo 'make lint   ruff: rules and format; mypy: types of the NumPy half'
 	@echo 'make bench  ms per token: our measures, other engines, memory bandwidth'
 	@echo 'make format let ruff repair what it can'
 
@@ -26,9 +26,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
-	@echo '== lint: ruff check, ruff format --check'
+	@echo '== lint: ruff check, ruff format --check, mypy (mypy.ini)'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(STAMP)
 	@echo '== bench: ms per token of CALM-sized decoders (an hour; idle cores)'

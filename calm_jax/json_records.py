@@ -31,6 +31,7 @@ _DIGEST = 'record_sha256'
 _R = TypeVar('_R', bound='Record')
 
 
+@dataclasses.dataclass(frozen=True)
 class Record:
   """Mixin for frozen dataclasses: `to_json` and `from_json`."""
 

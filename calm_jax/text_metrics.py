@@ -62,7 +62,7 @@ def _many_chrf(predictions: Sequence[str], reference: str) -> np.ndarray:
   return np.where(equal, 1.0, np.clip(scores, 0.0, 1.0))
 
 
-chrf.many = _many_chrf
+chrf.many = _many_chrf  # type: ignore[attr-defined]
 
 
 @_with_defined_edges
@@ -81,7 +81,7 @@ def exact_match(prediction: str, reference: str) -> float:
   return 0.0
 
 
-exact_match.zero_one = True
+exact_match.zero_one = True  # type: ignore[attr-defined]
 
 
 @_with_defined_edges
@@ -123,7 +123,7 @@ def squad_exact_match(prediction: str, reference: str) -> float:
   return answers.exact_match(prediction, reference)
 
 
-squad_exact_match.zero_one = True
+squad_exact_match.zero_one = True  # type: ignore[attr-defined]
 
 
 METRICS: dict[str, Metric] = {

@@ -64,7 +64,7 @@ def sort_losses(
   thresholds: Sequence[float],
   grid: Grid,
   loss_range: loss_ranges.LossRange,
-  example_ids: Sequence[str] | None,
+  example_ids: Sequence[str] | np.ndarray | None,
 ) -> np.ndarray:
   """Checks losses and puts their columns in the grid's order.
 
@@ -111,7 +111,7 @@ def _refuse(
   wrong: np.ndarray,
   requirement: str,
   losses: np.ndarray,
-  example_ids: Sequence[str] | None,
+  example_ids: Sequence[str] | np.ndarray | None,
 ) -> None:
   if not wrong.any():
     return

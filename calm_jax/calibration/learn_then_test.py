@@ -34,7 +34,7 @@ def calibrate(
   failure_prob: float,
   p_value: p_values.PValue = p_values.DEFAULT,
   procedure: choices.Procedure = multiple_testing.DEFAULT,
-  example_ids: Sequence[str] | None = None,
+  example_ids: Sequence[str] | np.ndarray | None = None,
   loss_range: loss_ranges.LossRange | None = None,
 ) -> outcomes.Outcome:
   """Returns the lowest threshold that keeps the guarantee.

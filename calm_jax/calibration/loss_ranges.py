@@ -41,7 +41,7 @@ class LossRange:
     self,
     values: np.ndarray,
     what: str = 'Losses',
-    example_ids: Sequence[str] | None = None,
+    example_ids: Sequence[str] | np.ndarray | None = None,
   ) -> None:
     """Checks every loss.
 

@@ -55,7 +55,7 @@ def smallest_certifying_num_examples(
   """
   guarantee.check_guarantee(tolerance, failure_prob)
   return smallest_number(
-    lambda count: p_value(np.zeros(count), tolerance) <= failure_prob,
+    lambda count: bool(p_value(np.zeros(count), tolerance) <= failure_prob),
     tolerance,
     _MAX_EXAMPLES,
   )

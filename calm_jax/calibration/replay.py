@@ -115,7 +115,7 @@ def replay(
     DataError: the measure does not decide by a confidence.
   """
   grid = manifest.thresholds if thresholds is None else tuple(thresholds)
-  values = np.float32(grid)
+  values = np.asarray(grid, np.float32)
   if not (values.ndim == 1 and np.all((values >= 0) & (values <= 1))):
     raise errors.ConfigError(f'Thresholds must be in [0, 1], got {grid}.')
   if manifest.measure.startswith(NOT_BY_CONFIDENCE):
@@ -171,7 +171,7 @@ def gaps(
     check_decodes(dump, decode)
   if objective is None or decode is None:
     label = TOKEN_DISAGREEMENT
-    losses = (
+    losses: tuple[np.ndarray, ...] = (
       token_disagreement(dump.tokens, dump.tokens[:, 0]),
       replayed.disagreement(),
     )

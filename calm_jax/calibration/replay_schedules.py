@@ -20,7 +20,9 @@ class Constant:
     self, thresholds: np.ndarray, max_decode_length: int
   ) -> np.ndarray:
     """[G] -> [G, T], the thresholds in force at each position."""
-    return np.tile(np.float32(thresholds)[:, None], (1, max_decode_length))
+    return np.tile(
+      np.asarray(thresholds, np.float32)[:, None], (1, max_decode_length)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class _Decay(abc.ABC):
     self, thresholds: np.ndarray, max_decode_length: int
   ) -> np.ndarray:
     """[G] -> [G, T], the thresholds in force at each position."""
-    thresholds = np.float32(thresholds)[:, None]
+    thresholds = np.asarray(thresholds, np.float32)[:, None]
     positions = np.arange(max_decode_length, dtype=np.float32)
     decay = np.exp(
       np.float32(-self.temperature) * positions / max_decode_length

@@ -37,7 +37,7 @@ class Consistency(abc.ABC):
     self,
     predictions: np.ndarray,
     references: np.ndarray,
-    example_ids: Sequence[str] | None = None,
+    example_ids: Sequence[str] | np.ndarray | None = None,
   ) -> np.ndarray:
     """Computes the loss of every example at every threshold.
 
@@ -119,7 +119,7 @@ def score(
   metric: text_metrics.Metric,
   predictions: np.ndarray,
   references: np.ndarray,
-  example_ids: Sequence[str] | None = None,
+  example_ids: Sequence[str] | np.ndarray | None = None,
 ) -> np.ndarray:
   """Applies the metric to [N, G] predictions and [N] references -> [N, G].
 
@@ -160,7 +160,7 @@ def _lost(
   metric: text_metrics.Metric,
   predictions: np.ndarray,
   references: np.ndarray,
-  example_ids: Sequence[str] | None,
+  example_ids: Sequence[str] | np.ndarray | None,
 ) -> np.ndarray:
   """[N, G]: the full output's score minus the early one's."""
   scores = score(metric, predictions, references, example_ids)

@@ -168,11 +168,11 @@ def trials_by_group(
     DataError: as `check_groups`.
   """
   check_groups(groups)
-  groups = np.asarray(groups)
-  names = np.unique(groups)
+  labels = np.asarray(groups)
+  names = np.unique(labels)
   for name in names.tolist():
-    inside = np.flatnonzero(groups == name)
-    outside = np.flatnonzero(groups != name)
+    inside = np.flatnonzero(labels == name)
+    outside = np.flatnonzero(labels != name)
     others = f'all but {name}' if len(names) > 2 else _other(names, name)
     within = random_splits(table.rows(inside), plan)
     yield dataclasses.replace(within, calibrated_on=name, tested_on=name)

@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,9 @@ def validate(
     except errors.DataError as error:
       notes.append(f'No shift was tried between short and long inputs. {error}')
       groups = None
-  rows, gaps, used = [], [], set()
+  rows: list[Any] = []
+  gaps: list[Any] = []
+  used: set[str] = set()
   for dump, kind in track([(d, k) for d in dumps for k in objectives]):
     objective = _objective(dump, kind, settings.metric)
     p_value = _p_value(settings, objective)

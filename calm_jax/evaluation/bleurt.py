@@ -39,7 +39,7 @@ def _many(predictions: Sequence[str], reference: str) -> list[float]:
   ]
 
 
-score.many = _many
+score.many = _many  # type: ignore[attr-defined]
 
 
 @functools.cache

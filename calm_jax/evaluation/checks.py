@@ -119,7 +119,7 @@ def check_unseen(
   Raises:
     DataError: a shared example, or the calibration is of another dump.
   """
-  got = from_dump.provenance(calibration_manifest)
+  got: dict[str, object] = {**from_dump.provenance(calibration_manifest)}
   got['num_examples'] = calibration_data.num_examples
   required = {**calibration.dump, 'num_examples': calibration.num_examples}
   for name in sorted(got | required):

@@ -28,6 +28,7 @@ Source projection and encoder are left out: they are paid once per sequence.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
@@ -79,7 +80,7 @@ class Constants(json_records.Record):
 
 def step_work(
   sizes: network_sizes.NetworkSizes,
-  layer_shares: Sequence[float],
+  layer_shares: Sequence[float] | np.ndarray,
   cost: confidence_cost.ConfidenceCost,
   *,
   batch_size: int = 1,
@@ -200,7 +201,7 @@ def speedup(
   mean_layers: float,
   cost: confidence_cost.ConfidenceCost,
   constants: Constants,
-  **step: float,
+  **step: Any,
 ) -> float:
   """How many times faster than the full model; below 1 it does not pay.
 
@@ -226,7 +227,7 @@ def most_layers_that_pay(
   sizes: network_sizes.NetworkSizes,
   cost: confidence_cost.ConfidenceCost,
   constants: Constants,
-  **step: float,
+  **step: Any,
 ) -> float | None:
   """The layers per token below which early exit is faster than the full model.
 
@@ -283,7 +284,7 @@ def _passes_and_rows(
     Passes through the layer, rows computed in all of them, rows that attend.
   """
   counts = np.arange(batch_size + 1)
-  packs = np.array([_packs(count, batch_size) for count in counts])
+  packs = np.array([_packs(int(count), batch_size) for count in counts])
   is_packed = counts <= _LARGEST_PACKED_SHARE * batch_size
   passes = np.where(is_packed, packs[:, 0], 1)
   rows = np.where(is_packed, packs[:, 1], batch_size)

@@ -64,13 +64,16 @@ def _parsed_call(node: ast.Call) -> tuple[str, _Knobs]:
   for keyword in node.keywords:
     if keyword.arg is None:
       raise ValueError('** is no part of a repr')
-    is_object = isinstance(keyword.value, ast.Call)
-    read = _parsed_call if is_object else ast.literal_eval
-    knobs[keyword.arg] = read(keyword.value)
+    value = keyword.value
+    knobs[keyword.arg] = (
+      _parsed_call(value)
+      if isinstance(value, ast.Call)
+      else ast.literal_eval(value)
+    )
   return node.func.id, knobs
 
 
-def _top_k(knobs: _Knobs) -> confidence_cost.ConfidenceCost:
+def _top_k(knobs: _Knobs) -> confidence_cost.TopK:
   k = knobs['k']
   if not all(type(x) is int for x in (k if isinstance(k, tuple) else (k,))):
     raise TypeError('k is no number of tokens')

@@ -6,6 +6,8 @@ Part of `evaluate`. None where the manifest does not tell the network's sizes,
 or names a measure whose cost is not known.
 """
 
+from typing import Any
+
 import numpy as np
 
 from calm_jax import contracts, errors
@@ -53,7 +55,7 @@ def count(
 
 def reductions(
   full: contracts.Flops | None, early: contracts.Flops | None
-) -> dict[str, float]:
+) -> dict[str, Any]:
   """Full over early, as fields of `EvaluationResult`; none if not counted."""
   if full is None or early is None:
     return {}

@@ -19,7 +19,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def measure(
     for i, system in enumerate((1.0, threshold))
   ]
   machine = ', '.join(filter(None, (describe_machine(), device)))
-  return Timings(*timings, batch_size=batch_size, machine=machine)
+  return Timings(timings[0], timings[1], batch_size=batch_size, machine=machine)
 
 
 def _timed(runs, batch) -> list[tuple[float, int]]:
@@ -99,7 +99,7 @@ def _timed(runs, batch) -> list[tuple[float, int]]:
     start = time.perf_counter()
     num_layers_used = run(batch)
     elapsed = time.perf_counter() - start
-    results.append((elapsed, np.count_nonzero(num_layers_used)))
+    results.append((elapsed, int(np.count_nonzero(num_layers_used))))
   return results
 
 
@@ -125,7 +125,10 @@ def _speed(seconds, num_tokens, encoder_seconds, repeats) -> contracts.Speed:
   if encoder_seconds is not None:
     decoder = milliseconds(seconds - encoder_seconds, num_tokens)
   return contracts.Speed(
-    with_encoder=milliseconds(seconds, num_tokens),
+    # All of a batch's time, unlike a difference, is never nothing.
+    with_encoder=cast(
+      contracts.Milliseconds, milliseconds(seconds, num_tokens)
+    ),
     decoder=decoder,
     num_batches=len(seconds),
     repeats=repeats,

@@ -144,8 +144,9 @@ def _shared_confidence(results: Sequence[pairs.Pair]) -> str:
 
 
 def _finalize(value: object) -> object:
-  is_text = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
-  return visible_text.visible(value) if is_text else value
+  if isinstance(value, str) and not isinstance(value, markupsafe.Markup):
+    return visible_text.visible(value)
+  return value
 
 
 def _digest(text: str) -> str:

@@ -75,7 +75,7 @@ _TASK_NAMES = {
   'wmt15_enfr_v003': 'WMT',
   'squad_v010_allanswers': 'SQuAD',
 }
-_METRICS = {
+_METRICS: dict[tuple[str | None, str], str] = {
   ('CNN/DM', 'textual'): 'rouge_l',
   ('CNN/DM', 'risk'): 'rouge_l',
   ('WMT', 'textual'): 'bleurt',

@@ -59,7 +59,7 @@ def layers_used(
   counts = np.array(evaluation.layer_histogram)
   layers = np.arange(1, len(counts) + 1)
   shares = counts / max(counts.sum(), 1)
-  shade = [colors.layer_color(layer, len(counts)) for layer in layers]
+  shade = [colors.layer_color(int(layer), len(counts)) for layer in layers]
   axes.bar(
     layers, shares, 0.82, color=shade, edgecolor=colors.MUTED, linewidth=0.6
   )

@@ -5,6 +5,7 @@ CalibrationResult, EvaluationResult -> summary_rows -> page, terminal
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 from calm_jax import contracts
 from calm_jax.report import wording
@@ -108,9 +109,9 @@ def _output_rows(evaluation) -> list[SummaryRow]:
   ):
     values = [getattr(outputs, name) for outputs in (full, early)]
     rows.append(
-      SummaryRow(
+      _row(
         label,
-        *(_NONE if x is None else wording.number(x) for x in values),
+        [_NONE if x is None else wording.number(x) for x in values],
         note=f'{full.num_ended:,} texts; where the calibrated output ends too:'
         f' {early.num_ended:,}',
       )
@@ -145,7 +146,7 @@ def _operation_rows(evaluation) -> list[SummaryRow]:
   ):
     values = [getattr(row.flops, total) for row in (full, calibrated)]
     rows += [
-      SummaryRow(label, *map(wording.millions, values), note=note),
+      _row(label, map(wording.millions, values), note),
       SummaryRow('  Reduction', '1.00', wording.ratio(reduction)),
     ]
   return rows
@@ -176,9 +177,9 @@ def _time_rows(evaluation) -> list[SummaryRow]:
   if evaluation.decoder_speedup is not None and None not in speeds:
     decoders = [x.decoder for x in speeds]
     rows += [
-      SummaryRow(
+      _row(
         'ms per token, decoder only',
-        *(wording.milliseconds(x.mean) for x in decoders),
+        [wording.milliseconds(x.mean) for x in decoders],
         note="the encoder's time, measured by itself, taken off",
       ),
       *_spread_rows(decoders, speeds[0]),
@@ -191,19 +192,24 @@ def _time_rows(evaluation) -> list[SummaryRow]:
   return rows
 
 
+def _row(label: str, texts: Iterable[str], note: str = '') -> SummaryRow:
+  full, calibrated = texts
+  return SummaryRow(label, full, calibrated, note=note)
+
+
 def _spread_rows(spreads, speed) -> list[SummaryRow]:
   time = wording.milliseconds
   return [
-    SummaryRow(
+    _row(
       '  Median',
-      *(time(x.median) for x in spreads),
+      [time(x.median) for x in spreads],
       note=f'over the {speed.num_batches:,} texts or batches timed, each the'
       f' median of {speed.repeats} runs',
     ),
-    SummaryRow(
+    _row(
       '  Quartiles',
-      *(
+      [
         f'{time(x.lower_quartile)} to {time(x.upper_quartile)}' for x in spreads
-      ),
+      ],
     ),
   ]

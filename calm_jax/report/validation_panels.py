@@ -6,6 +6,7 @@ and marker, so that none needs to be told by its colour alone.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
@@ -162,7 +163,7 @@ def legend(
   figure: mpl_figure.Figure, panels: Sequence[mpl_axes.Axes], columns: int
 ) -> None:
   """The lines of all panels, each once, above the figure."""
-  found = {}
+  found: dict[str, Any] = {}
   for axes in panels:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       found.setdefault(label, handle)

@@ -50,7 +50,7 @@ def inline_svg(
   )
   root = ET.fromstring(text.getvalue())
   _clean(root, name)
-  size = root.get('viewBox')
+  size = root.attrib['viewBox']
   root.attrib.clear()
   root.attrib.update(
     {
@@ -86,7 +86,7 @@ def _clean(root: ET.Element, name: str) -> None:
     _prefix_references(element, name)
     for attribute in ('d', 'x', 'y'):
       if attribute in element.attrib:
-        rounded = _NUMBER.sub(_rounded, element.get(attribute))
+        rounded = _NUMBER.sub(_rounded, element.attrib[attribute])
         element.set(attribute, ' '.join(rounded.split()))
 
 
