@@ -44,7 +44,7 @@ def bindings(text: str) -> dict[str, str]:
   """Name -> value of every binding in what `gin.config_str` gave."""
   statements = []
   for line in text.splitlines():
-    if line[:1].isspace():
+    if line[:1].isspace() and statements:
       statements[-1] += ' ' + line.strip()
     elif ' = ' in line and not line.startswith('#'):
       statements.append(line)
@@ -84,7 +84,9 @@ def check_continues(model_dir: pathlib.Path, now: str) -> None:
   path = model_dir / FILE_NAME
   if not path.is_file() or not any(model_dir.glob('checkpoint_*[0-9]')):
     return
-  lines = differences(path.read_text(encoding='utf-8'), now)
+  # A damaged character is a difference.
+  saved = path.read_text(encoding='utf-8', errors='replace')
+  lines = differences(saved, now)
   if lines:
     raise errors.ConfigError(
       f'{model_dir} holds a run of another configuration; give that one, or'

@@ -18,6 +18,17 @@ MANIFEST = 'manifest.json'
 NAME = re.compile(r'shard-\d{5,}\.npz')
 # The first date that a zip file can hold: a clock would change the bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# What zipfile and NumPy raise; RuntimeError where a bit says "encrypted", or
+# names a compression that there is not.
+_NO_ARCHIVE = (
+  ValueError,
+  KeyError,
+  EOFError,
+  OSError,
+  RuntimeError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 def name_of(index: int) -> str:
@@ -50,7 +61,7 @@ def from_bytes(content: bytes, path: pathlib.Path) -> contracts.Dump:
   """
   try:
     return contracts.Dump(**_arrays(content))
-  except (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as e:
+  except _NO_ARCHIVE as e:
     raise errors.DataError(
       f'{path} is not a shard of a dump: {e}. Run `calm dump` again.'
     ) from e

@@ -65,10 +65,10 @@ def drop_entries_after(path: pathlib.Path, step: int) -> None:
   """Keeps the lines of a JSONL file up to a step, and whole lines only."""
   if not path.exists():
     return
-  lines = path.read_text(encoding='utf-8').splitlines()
+  lines = path.read_bytes().split(b'\n')
   kept = [line for line in lines if _step_of(line) <= step]
   temporary = path.with_suffix('.jsonl.tmp')
-  temporary.write_text(''.join(f'{line}\n' for line in kept), 'utf-8')
+  temporary.write_bytes(b''.join(line + b'\n' for line in kept))
   temporary.replace(path)
 
 
@@ -76,15 +76,15 @@ def has_entry(path: pathlib.Path, step: int) -> bool:
   """Whether a JSONL file has an entry of a step."""
   if not path.exists():
     return False
-  lines = path.read_text(encoding='utf-8').splitlines()
+  lines = path.read_bytes().split(b'\n')
   return any(_step_of(line) == step for line in lines)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
   try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError, TypeError):
-    # The torn last line of a run that was killed.
+    return float(json.loads(line)['step'])
+  except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    # The torn last line of a run that was killed, or a damaged one.
     return float('inf')
 
 
