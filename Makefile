@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo test lint format bench
+.PHONY: help demo test lint audit format bench
 
 help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   all tests'
-	@echo 'make lint   ruff: rules and format; mypy: types of the NumPy half'
+	@echo 'make lint   ruff: rules and format; mypy: types of the NumPy half; pip check'
+	@echo 'make audit  known vulnerabilities of the dependencies; needs pypi.org'
 	@echo 'make bench  ms per token: our measures, other engines, memory bandwidth'
 	@echo 'make format let ruff repair what it can'
 
@@ -30,6 +31,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pip check
+
+audit: $(STAMP)
+	@echo '== audit: known vulnerabilities of constraints.txt (asks pypi.org)'
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 bench: $(STAMP)
 	@echo '== bench: ms per token of CALM-sized decoders (an hour; idle cores)'

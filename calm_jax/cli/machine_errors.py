@@ -1,9 +1,11 @@
 """What JAX says where the machine lacks something, as a sentence that helps.
 
-RuntimeError, MemoryError --> ResourceError, or None: a mistake of ours
+Any error of a stage --> ResourceError, or None: a mistake of ours.
 """
 
+import os
 import re
+import sys
 
 from calm_jax import errors
 
@@ -37,9 +39,25 @@ def explained(error: BaseException) -> errors.ResourceError | None:
     return errors.ResourceError(
       f"The device's memory is not enough{more}. {_SMALLER}"
     )
+  if isinstance(error, AssertionError):
+    # What JAX answers where the platform's plugin is not installed.
+    if _has_devices():
+      return None
+    return _no_device(
+      os.environ.get('JAX_PLATFORMS', ''), "JAX's package for it is missing"
+    )
   if match := _NO_BACKEND.search(text) or _UNKNOWN_BACKEND.search(text):
     return _no_device(match['name'], match.groupdict().get('why') or text)
   return None
+
+
+def _has_devices() -> bool:
+  if (jax := sys.modules.get('jax')) is None:
+    return True  # Nobody has asked for them.
+  try:
+    return bool(jax.devices())
+  except (AssertionError, RuntimeError):
+    return False
 
 
 def _no_device(name: str, why: str) -> errors.ResourceError:

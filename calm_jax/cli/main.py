@@ -113,6 +113,7 @@ def _run_stage(stage: str, args: list[str]) -> int:
     AttributeError,
     TypeError,
     RuntimeError,
+    AssertionError,
     MemoryError,
   ) as error:
     if (explained := _environment_error(error)) is None:
@@ -132,7 +133,7 @@ def _environment_error(error: Exception) -> errors.ResourceError | None:
   from calm_jax.cli import machine_errors
   from calm_jax.doctor import versions
 
-  if isinstance(error, RuntimeError | MemoryError):
+  if isinstance(error, RuntimeError | AssertionError | MemoryError):
     return machine_errors.explained(error)
   unsupported = versions.unsupported()
   return errors.ResourceError(unsupported) if unsupported else None

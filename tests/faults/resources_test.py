@@ -55,6 +55,18 @@ def test_fault_50_no_accelerator(stage_raises):
   assert "asks for 'rocm'" in message and 'calm doctor' in message
 
 
+def test_fault_50_no_package_for_the_accelerator(stage_raises, monkeypatch):
+  assert machine_errors.explained(AssertionError()) is None, 'our own mistake'
+
+  def devices():
+    raise AssertionError  # As jax 0.10 does for JAX_PLATFORMS=cuda without it.
+
+  monkeypatch.setattr(jax, 'devices', devices)
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  message = stage_raises(AssertionError())
+  assert "asks for 'cuda'" in message and 'is missing' in message
+
+
 @pytest.mark.parametrize(
   'text',
   [
