@@ -35,8 +35,10 @@ lint: $(STAMP)
 
 audit: $(STAMP)
 	@echo '== audit: known vulnerabilities of constraints.txt (asks pypi.org)'
-	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps \
+	  --disable-pip $(ARGS)
 
 bench: $(STAMP)
 	@echo '== bench: ms per token of CALM-sized decoders (an hour; idle cores)'
