@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax import errors
 from calm_jax.early_exit import clock as clock_lib
-from calm_jax.early_exit.layer_loop import TokenResult
+from calm_jax.early_exit.decoder_state import TokenResult
 from calm_jax.t5 import rows as rows_lib
 
 # (previous token [batch], clock, undecided [batch], cache) -> result, cache
@@ -75,7 +75,7 @@ class DecodeResult:
     num_undefined: [batch] int32, confidences of a row that were NaN; these kept
       a token from leaving, and say that the measure is damaged.
     trace_confidences: [batch, target, layers], or [batch, target, 0] without a
-      trace; `layer_loop.NOT_RUN` for layers that a token did not use.
+      trace; `decoder_state.NOT_RUN` for layers that a token did not use.
     trace_tokens: [batch, target, layers] int32, likewise.
   """
 

@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, UInt32
 
 from calm_jax import decoding
-from calm_jax.early_exit import layer_loop, oracle, schedule
+from calm_jax.early_exit import decoder_state, layer_loop, oracle, schedule
 from calm_jax.t5 import rows as rows_lib
 
 
@@ -26,7 +26,7 @@ class RowInputs:
     prompts: [batch, length], what outputs start with, 0 after it, or None.
   """
 
-  constants: layer_loop.DecoderConstants
+  constants: decoder_state.DecoderConstants
   thresholds: Float[Array, ' batch']
   seeds: UInt32[Array, ' batch'] | None = None
   prompts: Int[Array, 'batch prompt'] | None = None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from calm_jax import decoding, errors
-from calm_jax.early_exit.layer_loop import TokenResult
+from calm_jax.early_exit.decoder_state import TokenResult
 
 EOS = 1
 # What each row says; it goes on after its EOS, as a real network would.

@@ -31,15 +31,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit import clock as clock_lib
 from calm_jax.early_exit import confidence as confidence_lib
-from calm_jax.early_exit import lazy_cache, packing, run_if, sampling, schedule
+from calm_jax.early_exit import (
+  decoder_state,
+  lazy_cache,
+  packing,
+  run_if,
+  sampling,
+  schedule,
+)
 from calm_jax.early_exit import prediction as prediction_lib
 from calm_jax.early_exit import propagation as propagation_lib
 from calm_jax.t5 import joined as joined_lib
 from calm_jax.t5 import masks, network
 from calm_jax.t5 import rows as rows_lib
-
-# What a trace holds where a layer was not run, or has no confidence.
-NOT_RUN = -1
 
 # Sixteen rows cost a layer little more than its weights do; deep layers, which
 # few rows reach, are a tenth faster with a second size. Each size is compiled.
@@ -47,74 +51,6 @@ ROWS_PER_PACK = (16, 4)
 # A pack reads the weights once more, so most of a batch is run as a whole. The
 # share is a guess that was not measured.
 _LARGEST_PACKED_SHARE = 0.75
-
-
-@struct.dataclass
-class DecoderConstants:
-  """What every token of a sequence reads and none changes.
-
-  Attributes:
-    cross_keys: per layer [batch, heads, head_dim, source].
-    cross_values: per layer [batch, heads, source, head_dim].
-    cross_bias: [batch, 1, source], masks source padding.
-    position_bias: [target, heads, target], position bias of each slot that a
-      query may be written to.
-  """
-
-  cross_keys: tuple[Float[Array, 'batch heads kv source'], ...]
-  cross_values: tuple[Float[Array, 'batch heads source kv'], ...]
-  cross_bias: Float[Array, 'batch 1 source']
-  position_bias: Float[Array, 'target heads target']
-
-  def put(
-    self, rows: rows_lib.Rows, other: 'DecoderConstants'
-  ) -> 'DecoderConstants':
-    """These, with the sources of some rows replaced by those of `other`."""
-    return rows.put(
-      self.replace(position_bias=()), other.replace(position_bias=())
-    ).replace(position_bias=other.position_bias)
-
-
-@struct.dataclass
-class DecoderCache:
-  """What tokens leave behind for later ones.
-
-  Attributes:
-    layers: self-attention keys and values, of each layer.
-    exit_states: [batch, target, embed], the state in which each token left.
-    measure_state: the measure's own.
-  """
-
-  layers: tuple[lazy_cache.LazyCache, ...]
-  exit_states: Float[Array, 'batch target embed']
-  measure_state: Any = ()
-
-
-@struct.dataclass
-class TokenResult:
-  """What is known of each row's current token.
-
-  Attributes:
-    token: [batch] int32, the predicted next token.
-    log_prob: [batch], its log-probability at the layer where the row left.
-    confidence: [batch], the measure at that layer.
-    num_layers_used: [batch] int32, 1..L; 0 for rows that were done before.
-    num_undefined: [batch] int32, confidences that were NaN and so kept the row
-      from leaving.
-    trace_confidences: [batch, layers], or [batch, 0] without a trace; NOT_RUN
-      where the row had left before, and where there is no exit or the measure
-      is not defined.
-    trace_tokens: [batch, layers] int32, each layer's best token; NOT_RUN where
-      the row had left before.
-  """
-
-  token: Int[Array, ' batch']
-  log_prob: Float[Array, ' batch']
-  confidence: Float[Array, ' batch']
-  num_layers_used: Int[Array, ' batch']
-  num_undefined: Int[Array, ' batch']
-  trace_confidences: Float[Array, 'batch traced']
-  trace_tokens: Int[Array, 'batch traced']
 
 
 @struct.dataclass
@@ -128,8 +64,8 @@ class _LayerState:
   hidden: Float[Array, 'batch embed']
   propagated: Float[Array, 'batch embed']
   undecided: Bool[Array, ' batch']
-  result: TokenResult
-  cache: DecoderCache
+  result: decoder_state.TokenResult
+  cache: decoder_state.DecoderCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +80,7 @@ class _TokenCall:
   clock: clock_lib.Clock
   self_bias: jax.Array
   thresholds: jax.Array
-  constants: DecoderConstants
+  constants: decoder_state.DecoderConstants
   sample_keys: jax.Array | None = None
 
   def of_rows(self, rows: rows_lib.Rows) -> '_TokenCall':
@@ -202,7 +138,7 @@ class EarlyExitDecoder:
     encoded: Float[Array, 'batch source embed'],
     encoder_input_tokens: Int[Array, 'batch source'],
     max_decode_length: int,
-  ) -> DecoderConstants:
+  ) -> decoder_state.DecoderConstants:
     """Projects the source once per sequence and lays out the biases."""
     projected = [
       self._layer(i, encoded, method='project_cross')
@@ -210,7 +146,7 @@ class EarlyExitDecoder:
     ]
     dtype = self.config.dtype
     source_mask = (encoder_input_tokens > 0)[:, None, :]
-    return DecoderConstants(
+    return decoder_state.DecoderConstants(
       cross_keys=tuple(key for key, _ in projected),
       cross_values=tuple(value for _, value in projected),
       cross_bias=masks.mask_to_bias(source_mask, dtype),
@@ -227,10 +163,10 @@ class EarlyExitDecoder:
 
   def empty_cache(
     self, batch_size: int, max_decode_length: int
-  ) -> DecoderCache:
+  ) -> decoder_state.DecoderCache:
     """A cache with no position written."""
     config = self.config
-    return DecoderCache(
+    return decoder_state.DecoderCache(
       layers=tuple(
         lazy_cache.LazyCache.empty(
           batch_size,
@@ -250,8 +186,11 @@ class EarlyExitDecoder:
     )
 
   def restarted(
-    self, cache: DecoderCache, rows: rows_lib.Rows, time: Int[Array, '']
-  ) -> DecoderCache:
+    self,
+    cache: decoder_state.DecoderCache,
+    rows: rows_lib.Rows,
+    time: Int[Array, ''],
+  ) -> decoder_state.DecoderCache:
     """The cache, some rows of which begin another sequence at `time`."""
     length = cache.exit_states.shape[1]
     fresh = self.measure.start_sequence(self.config, len(rows.ids), length)
@@ -277,11 +216,11 @@ class EarlyExitDecoder:
     time: Int[Array, ''],
     undecided: Bool[Array, ' batch'],
     thresholds: Float[Array, ' batch'],
-    constants: DecoderConstants,
-    cache: DecoderCache,
+    constants: decoder_state.DecoderConstants,
+    cache: decoder_state.DecoderCache,
     sample_keys: jax.Array | None = None,
     starts: Int[Array, ' batch'] | None = None,
-  ) -> tuple[TokenResult, DecoderCache]:
+  ) -> tuple[decoder_state.TokenResult, decoder_state.DecoderCache]:
     """Runs one token of each row up to the layer where the row is confident.
 
     Args:
@@ -314,9 +253,9 @@ class EarlyExitDecoder:
     self,
     token: Int[Array, ' batch'],
     position: Int[Array, ''],
-    constants: DecoderConstants,
-    cache: DecoderCache,
-  ) -> tuple[Float[Array, 'batch vocab'], DecoderCache]:
+    constants: decoder_state.DecoderConstants,
+    cache: decoder_state.DecoderCache,
+  ) -> tuple[Float[Array, 'batch vocab'], decoder_state.DecoderCache]:
     """One token through all layers: the logits, for searches over sequences.
 
     Args:
@@ -358,7 +297,9 @@ class EarlyExitDecoder:
       hidden=embedded,
       propagated=embedded,
       undecided=undecided,
-      result=self._no_result(token.shape[0]),
+      result=decoder_state.TokenResult.empty(
+        token.shape[0], self.config.num_decoder_layers if self.trace else 0
+      ),
       cache=cache,
     )
     measured = self.measure.start_token(self.config, token.shape[0])
@@ -557,7 +498,7 @@ class EarlyExitDecoder:
     """For the trace, at a layer without an exit."""
     prediction = self._predict(call)(self._logits(state.hidden))
     return confidence_lib.Measurement(
-      jnp.full_like(prediction.gap, NOT_RUN),
+      jnp.full_like(prediction.gap, decoder_state.NOT_RUN),
       prediction,
       token_state=measured,
       sequence_state=state.cache.measure_state,
@@ -566,18 +507,6 @@ class EarlyExitDecoder:
   @property
   def _exits(self) -> tuple[int, ...]:
     return self.exit_layers.layers(self.config.num_decoder_layers)
-
-  def _no_result(self, batch_size: int) -> TokenResult:
-    traced = self.config.num_decoder_layers if self.trace else 0
-    return TokenResult(
-      token=jnp.zeros((batch_size,), jnp.int32),
-      log_prob=jnp.zeros((batch_size,), jnp.float32),
-      confidence=jnp.zeros((batch_size,), jnp.float32),
-      num_layers_used=jnp.zeros((batch_size,), jnp.int32),
-      num_undefined=jnp.zeros((batch_size,), jnp.int32),
-      trace_confidences=jnp.full((batch_size, traced), NOT_RUN, jnp.float32),
-      trace_tokens=jnp.full((batch_size, traced), NOT_RUN, jnp.int32),
-    )
 
   def _logits(self, hidden: jax.Array) -> jax.Array:
     return self._transformer(hidden, method='logits_from_hidden')
@@ -596,7 +525,7 @@ class EarlyExitDecoder:
     )
 
 
-def _with_exit_state(state: _LayerState, time) -> DecoderCache:
+def _with_exit_state(state: _LayerState, time) -> decoder_state.DecoderCache:
   """The cache, with what skipped layers will see of this token."""
   exit_states = state.cache.exit_states
   slot = time % exit_states.shape[1]
@@ -608,8 +537,8 @@ def _with_exit_state(state: _LayerState, time) -> DecoderCache:
 
 def _record(result, layer, undecided, answer):
   at_layer = (slice(None), layer - 1)
-  confidences = jnp.where(undecided, answer.confidence, NOT_RUN)
-  tokens = jnp.where(undecided, answer.prediction.best, NOT_RUN)
+  confidences = jnp.where(undecided, answer.confidence, decoder_state.NOT_RUN)
+  tokens = jnp.where(undecided, answer.prediction.best, decoder_state.NOT_RUN)
   return result.replace(
     trace_confidences=result.trace_confidences.at[at_layer].set(confidences),
     trace_tokens=result.trace_tokens.at[at_layer].set(tokens),

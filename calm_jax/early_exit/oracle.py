@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from calm_jax.early_exit import confidence, layer_loop
+from calm_jax.early_exit import confidence, decoder_state, layer_loop
 
 
 @gin.configurable
@@ -121,5 +121,5 @@ def true_cache_layers(trace_tokens: np.ndarray) -> np.ndarray:
     [...] layers used, 1..L, 0 where there is no token.
   """
   agrees = trace_tokens == trace_tokens[..., -1:]
-  is_token = trace_tokens[..., -1] != layer_loop.NOT_RUN
+  is_token = trace_tokens[..., -1] != decoder_state.NOT_RUN
   return np.where(is_token, 1 + np.argmax(agrees, axis=-1), 0)

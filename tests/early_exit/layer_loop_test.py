@@ -11,6 +11,7 @@ from testing import plain_measures, plain_python, tiny_t5
 from calm_jax import models
 from calm_jax.early_exit import (
   confidence,
+  decoder_state,
   layer_loop,
   lazy_cache,
   propagation,
@@ -274,15 +275,15 @@ def test_trace_agrees_with_the_exits(measure):
     used = result.num_layers_used[row, position]
     confidences = result.trace_confidences[row, position]
     tokens = result.trace_tokens[row, position]
-    assert (tokens[used:] == layer_loop.NOT_RUN).all()
+    assert (tokens[used:] == decoder_state.NOT_RUN).all()
     assert tokens[used - 1] == result.tokens[row, position]
     assert confidences[used - 1] == result.confidences[row, position]
     undefined = measure.first_layer - 1
-    assert (confidences[:undefined] == layer_loop.NOT_RUN).all()
+    assert (confidences[:undefined] == decoder_state.NOT_RUN).all()
     assert (tokens[:undefined] >= 0).all()
     early = confidences[undefined : used - 1]
     assert (early < threshold).all()
-    assert (confidences[used:] == layer_loop.NOT_RUN).all()
+    assert (confidences[used:] == decoder_state.NOT_RUN).all()
 
 
 def test_full_trace_is_the_teacher_forced_argmax_of_every_layer():
