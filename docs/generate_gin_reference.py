@@ -1,4 +1,4 @@
-"""Writes docs/gin_reference.md: python docs/generate_gin_reference.py.
+"""Writes docs/gin_reference.md: python -m docs.generate_gin_reference.
 
     @gin.configurable, and what gin/ binds --> parameters, defaults, docstrings
     gin/runs/*.gin --> macros, defaults, the comments above them
@@ -51,7 +51,7 @@ def _macro_section(path: pathlib.Path) -> str:
   if included:
     heading += f'\nIncludes {", ".join(f"`{name}`" for name in included)}.\n'
   rows = [
-    f'| `{name}` | {_code(value)} | {_cell(comment)} |'
+    f'| `{name}` | {_code(value)} | {cell(comment)} |'
     for name, value, comment in macros(content)
   ]
   if not rows:
@@ -102,7 +102,7 @@ def _configurable_sections() -> list[str]:
   return [
     _section(path, item)
     for path in sorted((ROOT / 'calm_jax').rglob('*.py'))
-    for item in _definitions(path)
+    for item in definitions(path)
     if f'{_module(path)}.{item.name}' in in_files
     or any(_is_configurable(x) for x in item.decorator_list)
   ]
@@ -122,7 +122,7 @@ def bound_in_files() -> set[str]:
   return found
 
 
-def _definitions(path: pathlib.Path) -> list[ast.AST]:
+def definitions(path: pathlib.Path) -> list[ast.AST]:
   """Classes and functions of a module."""
   tree = ast.parse(path.read_text(encoding='utf-8'))
   return [
@@ -144,13 +144,13 @@ def _is_configurable(decorator: ast.AST) -> bool:
 def _section(path: pathlib.Path, node: ast.AST) -> str:
   docstring = ast.get_docstring(node) or ''
   first = ' '.join(docstring.partition('\n\n')[0].split())
-  explained = _explanations(docstring)
+  explained = explanations(docstring)
   for item in node.body:
     if isinstance(item, ast.FunctionDef) and item.name == '__init__':
-      explained |= _explanations(ast.get_docstring(item) or '')
+      explained |= explanations(ast.get_docstring(item) or '')
   heading = f'### {_module(path)}.{node.name}\n\n{_wrapped(first)}\n'
   rows = [
-    f'| `{name}` | {_code(default)} | {_cell(explained.get(name, ""))} |'
+    f'| `{name}` | {_code(default)} | {cell(explained.get(name, ""))} |'
     for name, default in parameters(node)
   ]
   if not rows:
@@ -187,7 +187,7 @@ def _arguments(arguments: ast.arguments) -> list[tuple[str, str]]:
   ]
 
 
-def _explanations(docstring: str) -> dict[str, str]:
+def explanations(docstring: str) -> dict[str, str]:
   """`name: text` and `name, name: text` of Args: and Attributes:."""
   found = {}
   for block in re.findall(
@@ -212,7 +212,7 @@ def _code(value: str) -> str:
   return value if value == _REQUIRED else f'`{value}`'.replace('|', '\\|')
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
   return _escaped(text).replace('|', '\\|')
 
 

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def test_the_page_is_not_stale():
   assert generate.PAGE.read_text(encoding='utf-8') == generate.page(), (
-    'Run: python docs/generate_gin_reference.py'
+    'Run: python -m docs.generate_gin_reference'
   )
 
 
@@ -60,7 +60,7 @@ def test_defaults_are_those_of_the_signatures():
   ):
     module = ROOT / (item.__module__.replace('.', '/') + '.py')
     (node,) = [
-      x for x in generate._definitions(module) if x.name == item.__name__
+      x for x in generate.definitions(module) if x.name == item.__name__
     ]
     signature = inspect.signature(item).parameters
     listed = generate.parameters(node)
