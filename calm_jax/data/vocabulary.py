@@ -77,10 +77,17 @@ class Tokenizer:
     return self._processor.get_piece_size()
 
   def encode(self, text: str) -> list[int]:
-    return self._processor.encode(text)
+    """Ids of a text; DataError if it holds a lone surrogate."""
+    return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    return self._processor.encode(list(texts))
+    """Ids of each text; DataError if one holds a lone surrogate."""
+    try:
+      return self._processor.encode(list(texts))
+    except (RuntimeError, TypeError):  # No text to C++.
+      for text in texts:
+        _check_unicode(text)
+      raise
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids before the first EOS; padding is ignored."""
@@ -114,6 +121,16 @@ class Tokenizer:
         shown[start:end] = case_factoring.shown_word(shown[start:end], text)
       start = end
     return tuple(shown)
+
+
+def _check_unicode(text: str) -> None:
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise errors.DataError(
+      f'A text must be valid Unicode, but {text[:40]!r} holds a lone'
+      f' surrogate at character {error.start}. Mend it in the data.'
+    ) from error
 
 
 def _end_of_word(pieces: Sequence[str], start: int) -> int:
