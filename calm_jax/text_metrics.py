@@ -156,6 +156,17 @@ def get_metric(name: str) -> Metric:
   raise errors.unknown_name(what, name, METRICS)
 
 
+def names_a_function(text: str) -> bool:
+  """Whether a text has the form `package.module:function`.
+
+  Only such text is ever imported, so that who guards against it knows which.
+  """
+  module_name, _, function_name = text.partition(':')
+  return function_name.isidentifier() and all(
+    part.isidentifier() for part in module_name.split('.')
+  )
+
+
 def get_or_import_metric(name: str) -> Metric:
   """Returns a metric that the user named, perhaps a function of their own.
 
@@ -169,9 +180,9 @@ def get_or_import_metric(name: str) -> Metric:
     ConfigError: there is no such metric, or the function cannot be imported or
       takes other arguments.
   """
-  module_name, colon, function_name = str(name).partition(':')
-  if not colon:
+  if not names_a_function(name := str(name)):
     return get_metric(name)
+  module_name, _, function_name = name.partition(':')
   try:
     module = importlib.import_module(module_name)
   except Exception as error:  # A user's module may raise anything.

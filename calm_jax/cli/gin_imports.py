@@ -13,17 +13,15 @@ still decides what is trained and where that is written.
 import functools
 import importlib
 import pathlib
-import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gin import config_parser
 
-from calm_jax import errors
+from calm_jax import errors, text_metrics
 
 _PACKAGE = 'calm_jax'
-_MODULE_AND_FUNCTION = re.compile(r'([A-Za-z_][\w.]*):[A-Za-z_]\w*')
 
 
 class _Reference(str):
@@ -99,9 +97,9 @@ class AllowedImports:
 
   def _check_name(self, name: str, modules, location) -> None:
     if not isinstance(name, _Reference):
-      match = _MODULE_AND_FUNCTION.fullmatch(name)
-      if match and not self.allows(match[1]):
-        raise self._refused(location, f'names a function of {match[1]}')
+      module = name.partition(':')[0]
+      if text_metrics.names_a_function(name) and not self.allows(module):
+        raise self._refused(location, f'names a function of {module}')
       return
     root, *attributes = name.split('.')
     if root not in modules:

@@ -36,6 +36,10 @@ ATTACKS = {
     'X = @loop.json_records.write_bytes_atomically()\n'
   ),
   'text': 'METRIC = "subprocess:getoutput"\n',
+  'text inside': 'X = {{"a": ("b", ["\u00e9vil.module:f"])}}\n',
+  'dunder': (
+    'from calm_jax.training import loop\nX = @loop.train.__globals__()\n'
+  ),
   'a name that begins alike': 'import jsonish\n',
 }
 
