@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo test lint audit format bench
+.PHONY: help demo test coverage lint audit format bench
 
 help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   all tests'
+	@echo 'make coverage  branches of calibration and early exit that tests run'
 	@echo 'make lint   ruff: rules and format; mypy: types of the NumPy half; pip check'
 	@echo 'make audit  known vulnerabilities of the dependencies; needs pypi.org'
 	@echo 'make bench  ms per token: our measures, other engines, memory bandwidth'
@@ -25,6 +26,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	@echo '== test: pytest on tests/ (minutes on 2 cores)'
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+coverage: $(STAMP)
+	@echo '== coverage: calibration and early exit, with branches (minutes)'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov-branch \
+	  --cov=calm_jax.calibration --cov=calm_jax.early_exit \
+	  --cov-report=term-missing:skip-covered \
+	  $(or $(ARGS),tests/calibration tests/early_exit)
 
 lint: $(STAMP)
 	@echo '== lint: ruff check, ruff format --check, mypy (mypy.ini)'

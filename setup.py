@@ -84,7 +84,7 @@ setuptools.setup(
   install_requires=_CORE,
   extras_require={
     'test': _TEST,
-    'dev': _TEST + _LINT,
+    'dev': _TEST + _LINT + ['pytest-cov>=6.0'],
     'tested': _TESTED,
     'bench': ['ctranslate2>=4.4', 'torch>=2.1', 'transformers>=4.48'],
     'tpu': ['jax[tpu]'],
