@@ -248,7 +248,7 @@ def test_grid_of_thresholds_equals_separate_batches():
     )
 
 
-def test_nan_confidence_never_leaves_early():
+def test_fault_20_nan_confidence_never_leaves_early():
   class NanMeasure(confidence.ConfidenceMeasure):
     def __call__(self, view):
       nan = jnp.full(view.hidden.shape[0], jnp.nan)
