@@ -106,14 +106,14 @@ MUTATIONS = (
     'early_exit/layer_loop.py',
     '(is_last | (answer.confidence >= call.thresholds))',
     '(is_last | ~(answer.confidence < call.thresholds))',
-    f'{_LOOP}::test_nan_confidence_never_leaves_early',
+    f'{_LOOP}::test_fault_20_nan_confidence_never_leaves_early',
   ),
   (
     'NaN is counted',
     'early_exit/layer_loop.py',
     'undefined = wanted & jnp.isnan(answer.confidence)',
     'undefined = wanted & jnp.isinf(answer.confidence)',
-    f'{_LOOP}::test_nan_confidence_never_leaves_early',
+    f'{_LOOP}::test_fault_20_nan_confidence_never_leaves_early',
   ),
   (
     'time of an owed row of a cache',
