@@ -1,6 +1,7 @@
 """`calm train`, and what other stages make of its checkpoints."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -150,13 +151,14 @@ def test_another_size_is_refused_even_where_changes_are_allowed(
 def test_fault_56_a_second_run_in_the_folder_of_a_running_one(
   model_dir, capsys
 ):
-  lock = unfinished.lock(model_dir, 'run')
   before = content_of(model_dir)
+  lock = unfinished.lock(model_dir, 'run')
   args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8']
   code, message = failure(capsys, 'train', TINY, *args)
-  lock.close()
   assert code == 4 and 'Another process is writing the run' in message
+  assert f'(process {os.getpid()} on' in message
   assert content_of(model_dir) == before
+  lock.close()
 
 
 def test_a_run_that_is_refused_at_once_leaves_no_folder(tmp_path, capsys):
