@@ -186,7 +186,18 @@ def test_the_classifier_reads_single_tokens_as_it_reads_sequences():
 # ---- my_task -----------------------------------------------------------------
 
 
-def test_the_seqio_task_and_the_file_task_are_the_same():
+@pytest.fixture
+def forgotten_task():
+  """What importing my_task leaves behind."""
+  import seqio
+
+  yield
+  sys.modules.pop('my_task', None)
+  if 'my_capitals' in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove('my_capitals')
+
+
+def test_the_seqio_task_and_the_file_task_are_the_same(forgotten_task):
   gin_setup.parse(
     ['gin/experiments/tiny.gin', 'my_file_task.gin'], [], 'docs/examples'
   )

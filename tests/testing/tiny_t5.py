@@ -53,9 +53,7 @@ def tiny_params(config: network.T5Config, seed: int = 0):
   return jax.tree.map(lambda x: x * 2.0 if x.ndim == 2 else x, params)
 
 
-def tiny_model(
-  measure, *, tied: bool = False, rows_per_pack=(), **kwargs
-):
+def tiny_model(measure, *, tied: bool = False, rows_per_pack=(), **kwargs):
   """A model and its parameters; without packs, which double a program."""
   config = tiny_config(tied=tied)
   model = models.EncoderDecoderModel(
