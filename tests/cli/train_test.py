@@ -151,8 +151,8 @@ def test_another_size_is_refused_even_where_changes_are_allowed(
 def test_fault_56_a_second_run_in_the_folder_of_a_running_one(
   model_dir, capsys
 ):
-  before = content_of(model_dir)
   lock = unfinished.lock(model_dir, 'run')
+  before = content_of(model_dir)
   args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8']
   code, message = failure(capsys, 'train', TINY, *args)
   assert code == 4 and 'Another process is writing the run' in message
