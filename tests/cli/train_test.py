@@ -157,8 +157,8 @@ def test_fault_56_a_second_run_in_the_folder_of_a_running_one(
   code, message = failure(capsys, 'train', TINY, *args)
   assert code == 4 and 'Another process is writing the run' in message
   assert f'(process {os.getpid()} on' in message
-  lock.close()
   assert content_of(model_dir) == before
+  lock.close()
 
 
 def test_a_run_that_is_refused_at_once_leaves_no_folder(tmp_path, capsys):
