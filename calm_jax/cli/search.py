@@ -273,8 +273,7 @@ class Search:
       threshold=self._threshold,
       sampler=self._sampler,
       seed=chosen.seed or 0,
-      batch_size=batch_size,
-      **_given(options),
+      **_given(options | {'batch_size': batch_size}),
     )
 
   def __str__(self) -> str:
