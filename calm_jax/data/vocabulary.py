@@ -78,16 +78,14 @@ class Tokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text; DataError if it holds a lone surrogate."""
-    return self.encode_batch([text])[0]
+    with _explained([text]):
+      return self._processor.encode(text)
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text; DataError if one holds a lone surrogate."""
-    try:
-      return self._processor.encode(list(texts))
-    except (RuntimeError, TypeError):  # No text to C++.
-      for text in texts:
-        _check_unicode(text)
-      raise
+    texts = list(texts)
+    with _explained(texts):
+      return self._processor.encode(texts)
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of the ids before the first EOS; padding is ignored."""
@@ -121,6 +119,17 @@ class Tokenizer:
         shown[start:end] = case_factoring.shown_word(shown[start:end], text)
       start = end
     return tuple(shown)
+
+
+@contextlib.contextmanager
+def _explained(texts: Sequence[str]) -> Iterator[None]:
+  """Says which text is none to SentencePiece, whose message does not."""
+  try:
+    yield
+  except (RuntimeError, TypeError):
+    for text in texts:
+      _check_unicode(text)
+    raise
 
 
 def _check_unicode(text: str) -> None:
