@@ -32,7 +32,8 @@ coverage: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov-branch \
 	  --cov=calm_jax.calibration --cov=calm_jax.early_exit \
 	  --cov-report=term-missing:skip-covered \
-	  $(or $(ARGS),tests/calibration tests/early_exit)
+	  $(or $(ARGS),tests/calibration tests/early_exit \
+	    tests/cli/calibrate_faults_test.py)
 
 lint: $(STAMP)
 	@echo '== lint: ruff check, ruff format --check, mypy (mypy.ini)'
