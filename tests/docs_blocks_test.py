@@ -41,6 +41,10 @@ NOT_RUN = {
     'a fragment: the module and the batch are not ours; run with tiny ones in'
     ' tests/models_test.py'
   ),
+  ('docs/decoding.md', 'import calm_jax\nfrom calm_jax.early_exit import'): (
+    'compiles another program; tests/generation_test.py draws, and'
+    ' tests/continuous_batching_test.py has slots'
+  ),
   ('docs/devices.md', 'generation.TextGenerator('): (
     'needs four devices; run with eight in tests/many_devices_test.py'
   ),
