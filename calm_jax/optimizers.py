@@ -113,7 +113,8 @@ def adafactor(
   return Optimizer(
     _with_clipping(transformation, global_norm_clip_threshold),
     schedule,
-    'Adafactor: accumulators start fresh at step 0; second-moment decay 1 -'
+    'Adafactor from step 0, with the accumulators there are, else fresh ones;'
+    ' second-moment decay 1 -'
     f' (step + {1 - step_offset:,})^-{decay_rate},'
     f' step_offset {step_offset:,}',
   )
