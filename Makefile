@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo test coverage lint audit format bench
+.PHONY: help demo test slow-test coverage lint audit format bench
 
 help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
-	@echo 'make test   all tests'
+	@echo 'make test   tests; make slow-test: the slow ones'
 	@echo 'make coverage  branches of calibration and early exit that tests run'
 	@echo 'make lint   ruff: rules and format; mypy: types of the NumPy half; pip check'
 	@echo 'make audit  known vulnerabilities of the dependencies; needs pypi.org'
@@ -34,6 +34,10 @@ coverage: $(STAMP)
 	  --cov-report=term-missing:skip-covered \
 	  $(or $(ARGS),tests/calibration tests/early_exit \
 	    tests/cli/calibrate_faults_test.py)
+
+slow-test: $(STAMP)
+	@echo '== slow-test: whole experiments, many devices, the examples of the docs'
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)
 	@echo '== lint: ruff check, ruff format --check, mypy (mypy.ini)'

@@ -15,6 +15,8 @@ from calm_jax.early_exit import confidence
 from calm_jax.t5 import network
 from calm_jax.training import state, step
 
+pytestmark = pytest.mark.slow
+
 BATCH = copying.CopyingBatches().batch_at(0)
 
 

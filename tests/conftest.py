@@ -18,6 +18,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # TensorFlow only reads data here; it must not take an accelerator's memory.
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
+# Most of the time goes into compiling programs that then run for milliseconds.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 # Figures are written, never shown.
 os.environ.setdefault('MPLBACKEND', 'agg')
 
@@ -28,6 +30,15 @@ def forgotten_gin():
   yield
   if (gin := sys.modules.get('gin')) is not None:
     gin.clear_config()
+
+
+@pytest.fixture(autouse=True, scope='module')
+def forgotten_programs():
+  """Thousands of compiled programs in one process end in a segmentation fault:
+  each takes a few of the mappings that the system allows it."""
+  yield
+  if (jax := sys.modules.get('jax')) is not None:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

@@ -23,7 +23,10 @@ from calm_jax.t5 import network
 from tests.testing import tiny_tfds
 
 # Texts are cut, as they are at full size.
-pytestmark = pytest.mark.filterwarnings('ignore:.*are longer than')
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.filterwarnings('ignore:.*are longer than'),
+]
 
 SIZES = {
   'vocab_size': 512,

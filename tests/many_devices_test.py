@@ -13,6 +13,8 @@ import pytest
 from calm_jax import errors, multihost, partitioning
 from calm_jax.cli import main
 
+pytestmark = pytest.mark.slow
+
 # Compiling is most of the time.
 QUICKLY = '--xla_backend_optimization_level=0'
 

@@ -152,7 +152,9 @@ def _check_mode(chosen) -> None:
       'A text file has no targets to score: give a task and --split.'
     )
   if str(search.Search(chosen, None, 1.0)) != 'greedy' or (
-    chosen.calibration is not None or (chosen.threshold or 1.0) < 1.0
+    chosen.calibration is not None
+    or chosen.threshold is not None
+    and chosen.threshold < 1.0
   ):
     raise errors.ConfigError(
       'Scores are those of the full model for given targets: leave out'
