@@ -170,6 +170,8 @@ class ContinuousBatch:
 
   def _sequences(self, params, prepared, tokens, thresholds, seeds, prompts):
     """What new sequences read, and their longest outputs."""
+    models.check_seeds(self._sampler, seeds)
+    prompts = models.checked_prompts(prompts, self._eos_id, self._length)
     encoded = self._model.encode(params, tokens)
     constants = self._decoder(params, prepared).constants(
       encoded, tokens, self._length
@@ -177,15 +179,17 @@ class ContinuousBatch:
     inputs = row_inputs.RowInputs(constants, thresholds, seeds, prompts)
     return inputs, self._model.row_lengths(tokens, self._length, prompts)
 
-  def _traceable_refill(self, params, prepared, slots, rows, *sequences):
-    inputs, lengths = self._sequences(params, prepared, *sequences)
+  def _traceable_refill(self, params, prepared, slots, rows, tokens, *others):
+    inputs, lengths = self._sequences(params, prepared, tokens, *others)
     state = slots.state
     cache = self._decoder(params, prepared).restarted(
       state.cache, rows, state.clock.time
     )
     return Slots(
       slots.inputs.put(rows, inputs),
-      decoding.restarted(state, rows, lengths, cache),
+      decoding.restarted(
+        state, rows, lengths, cache, is_padding=jnp.all(tokens == 0, axis=-1)
+      ),
     )
 
   def _traceable_advance(self, params, prepared, slots, num_finished):

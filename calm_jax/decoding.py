@@ -172,6 +172,8 @@ def restarted(
   rows: rows_lib.Rows,
   row_lengths: Int[Array, ' rows'],
   cache: Any,
+  *,
+  is_padding: Bool[Array, ' rows'],
 ) -> DecodingState:
   """Another sequence in some rows, which begin now.
 
@@ -180,6 +182,7 @@ def restarted(
     rows: which ones.
     row_lengths: longest outputs of the new sequences.
     cache: the network's own, in which they have been begun.
+    is_padding: which of them hold no example, and so have finished.
   """
   longest = state.result.tokens.shape[1]
   new = start((), len(rows.ids), longest, state.result.trace_tokens.shape[2])
@@ -187,7 +190,7 @@ def restarted(
   return DecodingState(
     clock=state.clock.replace(starts=rows.put(state.clock.starts, now)),
     previous=rows.put(state.previous, new.previous),
-    finished=rows.put(state.finished, new.finished),
+    finished=rows.put(state.finished, is_padding),
     row_lengths=rows.put(state.row_lengths, jnp.minimum(row_lengths, longest)),
     result=rows.put(state.result, new.result),
     cache=cache,

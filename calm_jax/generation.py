@@ -243,6 +243,12 @@ class TextGenerator:
     options = {'trace': trace}
     if sampler is not None:
       options['sampler'] = sampler
+    if batch_size is not None and (
+      type(batch_size) is not int or batch_size < 1
+    ):
+      raise errors.ConfigError(
+        f'batch_size must be an integer of at least 1, got {batch_size!r}.'
+      )
     if batch_size is None:
       result = self._one_batch(rows, **options, **limits)
     elif self._rows.num_devices > 1:
@@ -372,7 +378,8 @@ class TextGenerator:
 
     Args:
       batch_size: outputs made side by side, for any number of texts: where one
-        ends, the next begins (`continuous_batching`). All of them if None.
+        ends, the next begins (`continuous_batching`; on several devices there
+        are plain batches). All of them if None.
 
     Raises:
       ConfigError: several draws without a sampler, or a seed that is none.

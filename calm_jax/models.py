@@ -341,14 +341,11 @@ class EncoderDecoderModel:
     """
     check_thresholds(thresholds)
     self.check_eos_id(eos_id)
-    prompts = _prompts(prompts, eos_id, max_decode_length)
+    prompts = checked_prompts(prompts, eos_id, max_decode_length)
     row_lengths = self.row_lengths(
       encoder_input_tokens, max_decode_length, prompts, max_decode_steps
     )
-    if sampler is not None and seeds is None:
-      raise errors.ConfigError(
-        'A sampler needs a seed for every row, got none.'
-      )
+    check_seeds(sampler, seeds)
     per_source = thresholds.size // encoder_input_tokens.shape[0]
 
     def by_row(array):
@@ -446,7 +443,7 @@ class EncoderDecoderModel:
       ConfigError: as `generate` and `beam_search.beam_decode`.
     """
     self.check_eos_id(eos_id)
-    prompts = _prompts(prompts, eos_id, max_decode_length)
+    prompts = checked_prompts(prompts, eos_id, max_decode_length)
     encoded = self.module.apply(
       {'params': params}, encoder_input_tokens, method='encode'
     )
@@ -554,7 +551,17 @@ def _check_is_full_model(threshold) -> None:
     )
 
 
-def _prompts(prompts, eos_id, max_decode_length) -> jax.Array | None:
+def check_seeds(
+  sampler: sampling.Sampler | None, seeds: jax.Array | None
+) -> None:
+  """Raises ConfigError for a sampler without seeds."""
+  if sampler is not None and seeds is None:
+    raise errors.ConfigError('A sampler needs a seed for every row, got none.')
+
+
+def checked_prompts(
+  prompts: jax.Array | None, eos_id: int | jax.Array, max_decode_length: int
+) -> jax.Array | None:
   """Prompts up to their first EOS or 0, after which the model is free.
 
   Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from testing import plain_python, tiny_t5
 
-from calm_jax import continuous_batching, decoding, generation
+from calm_jax import continuous_batching, decoding, errors, generation
 from calm_jax.early_exit import (
   classifier_confidence,
   confidence,
@@ -96,7 +96,11 @@ def test_a_generator_takes_any_number_of_rows_through_its_slots():
   )
   prompts = np.zeros((COUNT, 3), int)
   prompts[::2, 0] = 5
-  rows = (SOURCES, np.stack([THRESHOLDS, THRESHOLDS[::-1]], axis=1))
+  # The model is free after an EOS or a 0.
+  prompts[2], prompts[4] = (5, 1, 7), (5, 0, 7)
+  sources = np.array(SOURCES)
+  sources[3] = 0  # Generates nothing.
+  rows = (sources, np.stack([THRESHOLDS, THRESHOLDS[::-1]], axis=1))
   options = {'trace': True, 'prompts': prompts}
   whole = generator.generate_tokens(*rows, **options)
   for batch_size in (5, 2 * COUNT + 3):
@@ -106,3 +110,13 @@ def test_a_generator_takes_any_number_of_rows_through_its_slots():
     np.testing.assert_allclose(
       queued.trace_confidences, whole.trace_confidences, atol=1e-4
     )
+  assert (whole.tokens[6:8] == 0).all(), 'two thresholds of the empty source'
+
+
+@pytest.mark.parametrize('batch_size', [0, -1, 1.5, True])
+def test_a_batch_size_that_is_none(batch_size):
+  model, params = tiny_t5.tiny_model(confidence.StaticExit())
+  tokenizer = types.SimpleNamespace(vocab_size=tiny_t5.VOCAB_SIZE)
+  generator = generation.TextGenerator(model, params, tokenizer)
+  with pytest.raises(errors.ConfigError, match='batch_size must be'):
+    generator.generate_tokens(SOURCES, THRESHOLDS, batch_size=batch_size)
