@@ -55,6 +55,8 @@ class RowInputs:
         self.thresholds, positions, max_decode_length
       )
       is_prompt = decoding.prompt_at(self.prompts, positions) != 0
+      # Never reached, but measured where later tokens may leave early.
+      in_force = jnp.where(is_prompt & (in_force < 1.0), jnp.inf, in_force)
       keys = None
       if self.seeds is not None:
         keys = jax.vmap(jax.random.key)(self.seeds)
@@ -63,7 +65,7 @@ class RowInputs:
         previous,
         clock.time,
         undecided,
-        jnp.where(is_prompt, 1.0, in_force),
+        in_force,
         self.constants,
         cache,
         keys,

@@ -120,3 +120,25 @@ def test_a_batch_size_that_is_none(batch_size):
   generator = generation.TextGenerator(model, params, tokenizer)
   with pytest.raises(errors.ConfigError, match='batch_size must be'):
     generator.generate_tokens(SOURCES, THRESHOLDS, batch_size=batch_size)
+
+
+def test_a_prompt_is_remembered_the_same_in_any_company():
+  measure = classifier_confidence.ClassifierConfidence(tiny_t5.CLASSIFIERS[2])
+  model, params = tiny_t5.tiny_model(measure)
+  prompts = np.zeros((4, 4), int)
+  for row, length in enumerate((4, 0, 2, 3)):
+    prompts[row, :length] = 5 + row
+  generate = jax.jit(
+    functools.partial(model.generate, max_decode_length=LENGTH)
+  )
+  rows = (SOURCES[:4], np.float32([0.5, 0.4, 0.5, 0.45]))
+  together = generate(params, *rows, prompts=prompts)
+  for row in range(4):
+    # Beside itself, so that one program serves all.
+    alone = generate(
+      params, *(x[[row] * 4] for x in rows), prompts=prompts[[row] * 4]
+    )
+    np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+    np.testing.assert_allclose(
+      alone.confidences[0], together.confidences[row], atol=1e-5
+    )

@@ -228,7 +228,8 @@ class EarlyExitDecoder:
       time: of the batch; all earlier ones must have been fed in.
       undecided: False for rows that are done; they use no layer.
       thresholds: a row leaves at the first layer whose confidence is at least
-        its threshold; with 1 or more it never leaves early, by rule. NaN
+        its threshold; with 1 or more it never leaves early, by rule. Above 1 it
+        is measured all the same, by measures that remember a sequence. NaN
         confidences never reach a threshold.
       constants: from `constants`.
       cache: from the previous time, or `empty_cache`.
@@ -422,6 +423,9 @@ class EarlyExitDecoder:
     if not (is_exit or is_last):
       may_leave = jnp.zeros_like(may_leave)
     wanted = state.undecided if self.trace else may_leave
+    if jax.tree.leaves(state.cache.measure_state):
+      # What the measure keeps of a prompt may not depend on a row's company.
+      wanted |= state.undecided & (call.thresholds > 1.0)
     if is_exit or is_last:
       view = self._view(layer, state, below, measured, call)
       answer = self._measure_if(jnp.any(wanted), view)
