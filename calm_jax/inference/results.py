@@ -177,6 +177,9 @@ class Results:
     self._chunks: dict[int, Counts] = {}
     if not overwrite:
       self.counts = self._completed()
+    self._is_entered = self.counts is None or self._outlived_its_job()
+    if not self._is_entered:
+      return
     with unfinished.explained(self._folder):
       self._folder.mkdir(parents=True, exist_ok=True)
       self._lock_file = unfinished.lock(self._folder, _WHAT)
@@ -256,6 +259,16 @@ class Results:
       ) from error
     return there.counts
 
+  def _outlived_its_job(self) -> bool:
+    """Whether the folder is left over from a run that was killed at its end."""
+    if not self._folder.is_dir():
+      return False
+    try:
+      unfinished.job_in(self._folder, self._job, _WHAT)
+      return True
+    except errors.DataError:
+      return False  # Another job's, which has yet to be finished.
+
   def _take_up(self, restart: bool) -> None:
     there = None
     if not restart:
@@ -276,6 +289,8 @@ class Results:
 
   def _leave(self) -> None:
     """Lets go of the folder, and removes it if nothing in it is of use."""
+    if not self._is_entered:
+      return
     if self.counts is not None or not any(self._folder.glob(f'*{_DONE}')):
       shutil.rmtree(self._folder, ignore_errors=True)
     if self._lock_file is not None:

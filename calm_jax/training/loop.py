@@ -325,7 +325,8 @@ class _Run:
 
   def _catch_up(self, start, train_state):
     """Makes up for the evaluation that an interruption left out."""
-    if self.evaluations and start % self.periods.evaluate == 0:
+    is_due = start == self.total_steps or start % self.periods.evaluate == 0
+    if self.evaluations and is_due:
       if not evaluations.was_evaluated(self.store.directory, start):
         self._evaluate(start, train_state)
 

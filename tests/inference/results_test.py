@@ -169,6 +169,15 @@ def test_a_complete_file_is_left_alone(tmp_path):
   assert work(tmp_path) == [] and content_of(tmp_path) == before
 
 
+def test_asking_for_a_complete_file_leaves_another_jobs_chunks(tmp_path):
+  work(tmp_path)
+  other = dataclasses.replace(JOB, threshold=0.5)
+  with pytest.raises(Killed):
+    work(tmp_path, other, overwrite=True, kill_after=2)
+  assert work(tmp_path) == []
+  assert work(tmp_path, other, overwrite=True) == [2], 'two were kept'
+
+
 def test_what_t5x_has_completed_is_not_replaced_unasked(tmp_path):
   (tmp_path / NAME).write_text('{}\n')
   (tmp_path / f'{NAME}.COMPLETED').touch()
