@@ -209,7 +209,7 @@ class DecoderLayer(nn.Module):
       query: [rows, heads, head_dim], from `project_token`.
       cached_key: [batch, heads, head_dim, length], holding this position too.
       cached_value: [batch, heads, length, head_dim], likewise.
-      bias: [1, heads, length], position bias and mask of this position.
+      bias: [batch, heads, length], position bias and mask of this position.
       cross_key: [batch, heads, head_dim, source].
       cross_value: [batch, heads, source, head_dim].
       cross_bias: [batch, 1, source].

@@ -179,7 +179,7 @@ class History:
       if other != pinned and other.read_text('utf-8') == mark:
         other.unlink()
     if pinned.parent.is_dir() and not pinned.exists():
-      pinned.write_text(mark, 'utf-8')
+      json_records.write_bytes_atomically(pinned, mark.encode('utf-8'))
 
   def describe(self) -> str:
     """The best one, in words."""
