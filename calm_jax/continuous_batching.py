@@ -90,6 +90,8 @@ class ContinuousBatch:
     self._trace = trace
     self._sampler = sampler
     self._eos_id = eos_id
+    # Compiled, so that every array is a buffer of its own, to be donated.
+    self._empty = jax.jit(self._traceable_empty)
     self._refill = jax.jit(self._traceable_refill, donate_argnums=2)
     self._advance = jax.jit(self._traceable_advance, donate_argnums=2)
 
@@ -116,8 +118,7 @@ class ContinuousBatch:
       without the batch axis, in the order in which sequences finish.
     """
     nobody = np.zeros(self.batch_size, int)
-    # Compiled, so that every array is a buffer of its own, to be donated.
-    slots = jax.jit(self._empty)(params, prepared, *queue.rows(nobody))
+    slots = self._empty(params, prepared, *queue.rows(nobody))
     # Number of the sequence in each slot; -1 without one.
     owners = np.full(self.batch_size, -1)
     begun = 0
@@ -150,7 +151,7 @@ class ContinuousBatch:
     sequences = queue.rows(owners[filled_up])
     return self._refill(params, prepared, slots, rows, *sequences)
 
-  def _empty(self, params, prepared, *sequences) -> Slots:
+  def _traceable_empty(self, params, prepared, *sequences) -> Slots:
     """Slots without sequences, but of the shapes of these."""
     shapes, _ = jax.eval_shape(self._sequences, params, prepared, *sequences)
     inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -243,12 +243,8 @@ class TextGenerator:
     options = {'trace': trace}
     if sampler is not None:
       options['sampler'] = sampler
-    if batch_size is not None and (
-      type(batch_size) is not int or batch_size < 1
-    ):
-      raise errors.ConfigError(
-        f'batch_size must be an integer of at least 1, got {batch_size!r}.'
-      )
+    if batch_size is not None:
+      _check_positive('batch_size', batch_size)
     if batch_size is None:
       result = self._one_batch(rows, **options, **limits)
     elif self._rows.num_devices > 1:
@@ -305,11 +301,7 @@ class TextGenerator:
   def _length(self, max_decode_length: int | None) -> int:
     if max_decode_length is None:
       return self.max_decode_length
-    if type(max_decode_length) is not int or max_decode_length < 1:
-      raise errors.ConfigError(
-        'max_decode_length must be an integer of at least 1, got'
-        f' {max_decode_length!r}.'
-      )
+    _check_positive('max_decode_length', max_decode_length)
     return max_decode_length
 
   def generate(
@@ -542,6 +534,13 @@ class TextGenerator:
       num_layers_used=tuple(result.num_layers_used[row][shown].tolist()),
       confidences=tuple(result.confidences[row][shown].tolist()),
       log_prob=float(result.log_probs[row]),
+    )
+
+
+def _check_positive(name: str, number: int) -> None:
+  if type(number) is not int or number < 1:
+    raise errors.ConfigError(
+      f'{name} must be an integer of at least 1, got {number!r}.'
     )
 
 

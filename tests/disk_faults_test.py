@@ -5,6 +5,7 @@ stays as it was, and once there is room the same call gives what it would have.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -15,7 +16,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from testing import dumps
+from testing import dumps, inference_jobs
 
 from calm_jax import errors, json_records, unfinished
 from calm_jax.checkpoints import orbax_io
@@ -49,27 +50,13 @@ def write_dump(folder, version):
 
 
 def write_inference(folder, version):
-  job = results.Job(
-    task='task',
-    mode='predict',
-    split='test',
-    threshold=0.9,
-    decoding='greedy',
-    num_decodes=1,
-    inputs_length=8,
-    max_decode_length=6,
+  job = dataclasses.replace(
+    inference_jobs.JOB,
     shard_id=0,
     num_shards=1,
     num_examples=1,
     batch_size=1,
-    batches_per_chunk=1,
-    measure='m',
-    threshold_schedule='s',
     examples_digest=f'{version}',
-    model_digest='m',
-    config_digest='c',
-    versions={},
-    command='calm infer',
   )
   with results.Results(folder, job, overwrite=True) as begun:
     begun.put(0, b'%d' % version * 1000, results.Counts(1, 1, 1))

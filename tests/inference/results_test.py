@@ -2,36 +2,17 @@
 
 import dataclasses
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
+from testing import inference_jobs
 
 from calm_jax import errors
 from calm_jax.inference import results
 
-JOB = results.Job(
-  task='task',
-  mode='predict',
-  split='test',
-  threshold=0.9,
-  decoding='greedy',
-  num_decodes=1,
-  inputs_length=8,
-  max_decode_length=6,
-  shard_id=1,
-  num_shards=3,
-  num_examples=6,
-  batch_size=2,
-  batches_per_chunk=1,
-  measure='SoftmaxTopTwoGap()',
-  threshold_schedule='ConstantThreshold()',
-  examples_digest='e',
-  model_digest='m',
-  config_digest='c',
-  versions={'jax': '1'},
-  command='calm infer',
-)
+JOB = inference_jobs.JOB
 NAME = 'task-predict.jsonl-00001-of-00003'
 TMP = 'tmp-task-00001-of-00003'
 
@@ -92,10 +73,11 @@ def test_fault_55_a_killed_process_leaves_what_it_had_finished(tmp_path):
   """SIGKILL, so that nothing of ours can tidy up."""
   program = f"""
 import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-import results_test as t
-unfinished = t.results.Results({str(tmp_path / 'twice')!r}, t.JOB)
-unfinished.put(0, b'{{"line": 0}}\\n' * 2, t.results.Counts(2, 10, 10))
+sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
+from calm_jax.inference import results
+from testing import inference_jobs
+unfinished = results.Results({str(tmp_path / 'twice')!r}, inference_jobs.JOB)
+unfinished.put(0, b'{{"line": 0}}\\n' * 2, results.Counts(2, 10, 10))
 print('written', flush=True)
 sys.stdin.read()
 """
