@@ -34,7 +34,9 @@ def model_and_params():
 def two_layers():
   """A model that compiles in half the time, where layers do not matter."""
   config = tiny_t5.tiny_config(tied=False, num_decoder_layers=2)
-  model = models.EncoderDecoderModel(network.Transformer(config))
+  model = models.EncoderDecoderModel(
+    network.Transformer(config), rows_per_pack=()
+  )
   return model, tiny_t5.tiny_params(config)
 
 
@@ -169,7 +171,9 @@ def _model_of(names, bindings=()):
   config = network.T5Config(vocab_size=64)
   try:
     gin_setup.parse([f'gin/early_exit/{x}.gin' for x in names], list(bindings))
-    return models.EncoderDecoderModel(network.Transformer(config))
+    return models.EncoderDecoderModel(
+      network.Transformer(config), rows_per_pack=()
+    )
   finally:
     gin.clear_config()
 

@@ -19,7 +19,10 @@ def make_generator(max_decode_length=6):
     num_decoder_layers=3,
     dropout_rate=0.0,
   )
-  model = models.EncoderDecoderModel(network.Transformer(config))
+  # Packs would double the programs; `packing_test` tests them.
+  model = models.EncoderDecoderModel(
+    network.Transformer(config), rows_per_pack=()
+  )
   params = model.get_initial_variables(
     jax.random.key(1),
     {'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 4)},

@@ -65,7 +65,9 @@ def task():
 
 @pytest.fixture(scope='module')
 def model_and_params():
-  model = models.EncoderDecoderModel(copying.copying_model().module)
+  model = models.EncoderDecoderModel(
+    copying.copying_model().module, rows_per_pack=()
+  )
   shapes = {'encoder_input_tokens': (1, 2), 'decoder_input_tokens': (1, 2)}
   params = model.get_initial_variables(jax.random.key(5), shapes)['params']
   # Wide apart, so that confidences differ and some tokens leave early.
