@@ -82,6 +82,19 @@ def default_p_value(loss_range: loss_ranges.LossRange) -> p_values.PValue:
   return betting.Betting()
 
 
+def settle_p_value(
+  p_value: p_values.PValue | None, loss_range: loss_ranges.LossRange
+) -> p_values.PValue:
+  """Returns the one that is given, or the default for such losses.
+
+  Raises:
+    ConfigError: as `check_holds`.
+  """
+  p_value = p_value or default_p_value(loss_range)
+  check_holds(p_value, loss_range)
+  return p_value
+
+
 def check_holds(
   p_value: p_values.PValue, loss_range: loss_ranges.LossRange
 ) -> None:

@@ -58,12 +58,12 @@ def calibrate_dump(
   p_value = None if p_value is None else choices.get_p_value(p_value)
   chosen = None if metric is None else text_metrics.get_or_import_metric(metric)
   if chosen is not None:
-    p_value = _settle_p_value(p_value, kind(chosen))
+    p_value = choices.settle_p_value(p_value, kind(chosen).loss_range)
   manifest, data = _opened(dump, procedure)
   compare = chosen or text_metrics.get_metric(manifest.metric)
   # Cached, because the risk's losses and the curve need the same scores.
   objective = kind(functools.cache(compare))
-  p_value = _settle_p_value(p_value, objective)
+  p_value = choices.settle_p_value(p_value, objective.loss_range)
   # A dump is sorted by length, to which a loss may be related. Ours have hashes
   # for ids, whose order is a random one, and the same for every dump of them.
   order = np.argsort(data.example_ids)
@@ -110,15 +110,6 @@ def provenance(manifest: contracts.Manifest) -> dict[str, str]:
     'data_digest',
   )
   return {name: getattr(manifest, name) for name in names}
-
-
-def _settle_p_value(
-  p_value: p_values.PValue | None, objective: risks.Consistency
-) -> p_values.PValue:
-  """The p-value that holds for the objective's losses, given or by default."""
-  p_value = p_value or choices.default_p_value(objective.loss_range)
-  choices.check_holds(p_value, objective.loss_range)
-  return p_value
 
 
 def _guarantee_of(procedure: choices.Procedure) -> str:

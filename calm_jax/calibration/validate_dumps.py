@@ -1,7 +1,7 @@
 """The whole validation: dumps in, a `ValidationResult` out.
 
-    dumps --risks--> tables --trials, rules--> rows
-    dumps --replay--> gaps, and a rule that calibrates on the replay
+    named_dumps --risks--> tables --trials, rules--> rows
+    named_dumps --replay--> gaps, and a rule that calibrates on the replay
 
 All dumps hold the same examples, so every measure and every rule is tried on
 the same splits.
@@ -9,8 +9,6 @@ the same splits.
 
 import dataclasses
 import functools
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +21,7 @@ from calm_jax.calibration import (
   from_dump,
   multiple_testing,
   naive,
+  named_dumps,
   p_values,
   replay,
   risks,
@@ -31,19 +30,9 @@ from calm_jax.calibration import (
   validation,
   validation_records,
 )
-from calm_jax.dump import reader
 
 # The loss against the full output, and that against the references.
 OBJECTIVES = ('textual', 'risk')
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NamedDump:
-  """A dump, its examples sorted by id, and its short name."""
-
-  name: str
-  manifest: contracts.Manifest
-  data: contracts.Dump
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,34 +74,11 @@ def check(settings: Settings) -> None:
   if settings.metric is not None:
     metric = text_metrics.get_or_import_metric(settings.metric)
     for kind in kinds:
-      _p_value(settings, kind(metric))
-
-
-def read_dumps(directories: Sequence[str | os.PathLike]) -> list[NamedDump]:
-  """Reads dumps that can be compared.
-
-  Raises:
-    DataError: a dump is damaged or incomplete, was not generated, stopped
-      before the end of its grid, or holds other examples than the first.
-  """
-  opened = [reader.read_dump(directory) for directory in directories]
-  names = _short_names([manifest for manifest, _ in opened], directories)
-  dumps = []
-  for name, (manifest, data) in zip(names, opened, strict=True):
-    _check_complete(name, manifest)
-    dumps.append(NamedDump(name, manifest, _sorted_by_id(data)))
-    _check_same_examples(dumps[0], dumps[-1])
-  names = [dump.name for dump in dumps]
-  if repeated := sorted({name for name in names if names.count(name) > 1}):
-    raise errors.DataError(
-      f'Every dump needs a name of its own, but {repeated} come twice; give'
-      ' each dump once, in folders with different names.'
-    )
-  return dumps
+      choices.settle_p_value(settings.p_value, kind(metric).loss_range)
 
 
 def validate(
-  dumps: Sequence[NamedDump],
+  dumps: Sequence[named_dumps.NamedDump],
   settings: Settings,
   groups: Sequence[str] | None = None,
   track: Callable[[Sequence], Iterable] = iter,
@@ -120,7 +86,7 @@ def validate(
   """Tries every rule on every dump, objective and tolerance.
 
   Args:
-    dumps: from `read_dumps`.
+    dumps: from `named_dumps.read_dumps`.
     settings: what is tried.
     groups: [N] in the order of the sorted ids, for the shift; short and long
       inputs if None.
@@ -140,26 +106,22 @@ def validate(
   if groups is not None:
     trials.check_groups(groups)
   else:
-    groups = groups_by_length(dumps[0].data.sources.tolist())
-    try:
-      trials.check_groups(groups)
-    except errors.DataError as error:
-      notes.append(f'No shift was tried between short and long inputs. {error}')
-      groups = None
+    groups, note = _groups_or_why_not(dumps[0].data)
+    notes += note
   rows: list[Any] = []
   gaps: list[Any] = []
   used: set[str] = set()
   for dump, kind in track([(d, k) for d in dumps for k in objectives]):
     objective = _objective(dump, kind, settings.metric)
-    p_value = _p_value(settings, objective)
+    p_value = choices.settle_p_value(settings.p_value, objective.loss_range)
     used.add(repr(p_value))
     rows += _rows(dump, objective, p_value, settings, groups)
-    if _can_be_replayed(dump) and settings.decode is not None:
+    if dump.can_be_replayed and settings.decode is not None:
       gaps += replay.gaps(
         dump.manifest, dump.data, objective, settings.decode, dump.name
       )
   for dump in dumps:
-    if _can_be_replayed(dump):
+    if dump.can_be_replayed:
       gaps += replay.gaps(dump.manifest, dump.data, name=dump.name)
     else:
       notes.append(f'{dump.name} does not decide by confidences: no replay.')
@@ -188,6 +150,19 @@ def groups_by_length(sources: Sequence[str]) -> list[str]:
   lengths = np.array([len(source) for source in sources])
   median = np.median(lengths)
   return ['short inputs' if x <= median else 'long inputs' for x in lengths]
+
+
+def _groups_or_why_not(
+  data: contracts.Dump,
+) -> tuple[list[str] | None, list[str]]:
+  """Short and long inputs, or None and a note where there are too few."""
+  groups = groups_by_length(data.sources.tolist())
+  try:
+    trials.check_groups(groups)
+  except errors.DataError as error:
+    note = f'No shift was tried between short and long inputs. {error}'
+    return None, [note]
+  return groups, []
 
 
 def groups_of(
@@ -225,7 +200,7 @@ def _rows(dump, objective, p_value, settings, groups):
     validation.rows_of, plan=settings.plan, source=source
   )
   replayed = None
-  if settings.decode is not None and _can_be_replayed(dump):
+  if settings.decode is not None and dump.can_be_replayed:
     replayed = _replayed_table(dump, objective, settings.decode)
   split = trials.random_splits(table, settings.plan)
   rows = make(split, rules) + _on_replay(make, split, calibrated, replayed)
@@ -267,12 +242,6 @@ def _replayed_table(dump, objective, decode) -> samples.ExampleTable:
   )
 
 
-def _p_value(settings, objective) -> p_values.PValue:
-  p_value = settings.p_value or choices.default_p_value(objective.loss_range)
-  choices.check_holds(p_value, objective.loss_range)
-  return p_value
-
-
 def _objective(dump, kind, metric) -> risks.Consistency:
   compare = (
     text_metrics.get_metric(dump.manifest.metric)
@@ -280,68 +249,3 @@ def _objective(dump, kind, metric) -> risks.Consistency:
     else text_metrics.get_or_import_metric(metric)
   )
   return kind(functools.cache(compare))
-
-
-def _short_names(
-  manifests: Sequence[contracts.Manifest],
-  directories: Sequence[str | os.PathLike],
-) -> list[str]:
-  """The measures' names, with as much as is needed to tell them apart."""
-  folders = [pathlib.Path(directory).name for directory in directories]
-  spellings = [
-    (name, x.measure.removesuffix('()'), f'{name} in {folder}')
-    for name, x, folder in zip(
-      [_without_knobs(x.measure) for x in manifests],
-      manifests,
-      folders,
-      strict=True,
-    )
-  ]
-  schedules = [
-    ''
-    if x.threshold_schedule == 'ConstantThreshold()'
-    else f' with {_without_knobs(x.threshold_schedule)}'
-    for x in manifests
-  ]
-  for kind in range(3):
-    names = [
-      spelling[kind] + schedule
-      for spelling, schedule in zip(spellings, schedules, strict=True)
-    ]
-    if len(set(names)) == len(names):
-      break
-  return names
-
-
-def _without_knobs(text: str) -> str:
-  return text.partition('(')[0]
-
-
-def _can_be_replayed(dump: NamedDump) -> bool:
-  return not dump.manifest.measure.startswith(replay.NOT_BY_CONFIDENCE)
-
-
-def _sorted_by_id(data: contracts.Dump) -> contracts.Dump:
-  order = np.argsort(data.example_ids)
-  return type(data)(
-    **{name: array[order] for name, array in data.arrays().items()}
-  )
-
-
-def _check_complete(name: str, manifest: contracts.Manifest) -> None:
-  if manifest.stopped:
-    raise errors.DataError(
-      'A validation needs all thresholds, for rules that go further down than'
-      f' the calibrated one, but the dump of {name} stopped at'
-      f' {manifest.thresholds[-1]:g}; run `calm dump` without --stop_tolerance.'
-    )
-
-
-def _check_same_examples(first: NamedDump, other: NamedDump) -> None:
-  ids, others = (set(x.data.example_ids.tolist()) for x in (first, other))
-  if ids != others:
-    raise errors.DataError(
-      'All dumps must hold the same examples, so that measures are compared on'
-      f' the same splits, but {len(ids ^ others)} are only in one of the dumps'
-      f' of {first.name} and {other.name}; dump the same split for each.'
-    )

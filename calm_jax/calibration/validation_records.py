@@ -1,9 +1,8 @@
 """What a validation found, as records: one row per rule and setting."""
 
 import dataclasses
-from collections.abc import Sequence
 
-from calm_jax import csv_tables, json_records
+from calm_jax import json_records
 
 RANDOM_SPLITS = 'random_splits'
 CALIBRATION_SIZE = 'calibration_size'
@@ -130,11 +129,3 @@ class ValidationResult(json_records.Record):
   def of(self, experiment: str) -> tuple[ValidationRow, ...]:
     """The rows of one experiment."""
     return tuple(row for row in self.rows if row.experiment == experiment)
-
-
-def to_csv(rows: Sequence[json_records.Record]) -> str:
-  """Tidy CSV of at least one record: a header, and a line for each."""
-  names = [field.name for field in dataclasses.fields(rows[0])]
-  return csv_tables.to_csv(
-    names, ([getattr(row, name) for name in names] for row in rows)
-  )

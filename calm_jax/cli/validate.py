@@ -109,7 +109,7 @@ def run(args) -> None:
   """Validates, writes all files and prints what was found.
 
   Raises:
-    CalmError: as `validate_dumps.read_dumps` and `validate`.
+    CalmError: as `named_dumps.read_dumps` and `validate_dumps.validate`.
   """
   chosen = settings.settle(args, SETTINGS)
   if not args.dump_dir:
@@ -117,7 +117,7 @@ def run(args) -> None:
       'Missing --dump_dir. It names a dump, as calm dump wrote it, and may be'
       ' repeated.'
     )
-  from calm_jax.calibration import choices, trials, validate_dumps
+  from calm_jax.calibration import choices, named_dumps, trials, validate_dumps
 
   # Numbers first: they are known wrong before any file is read.
   plan = trials.Plan(
@@ -140,7 +140,7 @@ def run(args) -> None:
     procedure=choices.get_procedure(chosen.procedure),
   )
   validate_dumps.check(wanted)
-  dumps = validate_dumps.read_dumps(args.dump_dir)
+  dumps = named_dumps.read_dumps(args.dump_dir)
   _validate(chosen, wanted, dumps)
 
 
@@ -175,7 +175,7 @@ def write(result, output_dir: str | os.PathLike) -> None:
   Raises:
     ResourceError: a file cannot be written.
   """
-  from calm_jax import contracts
+  from calm_jax import contracts, csv_tables
   from calm_jax.calibration import validation_records
   from calm_jax.report import validation_figures
 
@@ -190,7 +190,7 @@ def write(result, output_dir: str | os.PathLike) -> None:
   contracts.write_json_atomically(folder / 'validation.json', result)
   for name, rows in tables.items():
     if rows:
-      text = validation_records.to_csv(rows)
+      text = csv_tables.of_records(rows)
       contracts.write_bytes_atomically(folder / name, text.encode('utf-8'))
   for picture in pictures:
     contracts.write_bytes_atomically(folder / picture.file, picture.png)

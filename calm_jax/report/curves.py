@@ -7,7 +7,7 @@ No matplotlib here, so that the numbers of a figure can be had without it.
 
 import dataclasses
 
-from calm_jax import contracts, csv_tables
+from calm_jax import contracts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +65,3 @@ def curve_rows(
 def calibration_split(calibration: contracts.CalibrationResult) -> str:
   """Returns the name of the split that was calibrated on."""
   return calibration.dump.get('split', 'calibration')
-
-
-def to_csv(rows: tuple[CurveRow, ...]) -> str:
-  """Returns the rows as CSV with a header; None is an empty cell."""
-  names = [field.name for field in dataclasses.fields(CurveRow)]
-  return csv_tables.to_csv(
-    names, ([getattr(row, name) for name in names] for row in rows)
-  )

@@ -98,7 +98,7 @@ def _row(pair: pairs.Pair) -> EfficiencyRow:
       metric=result.metric,
       consistency=result.consistency,
       tolerance=result.tolerance,
-      failure_prob=result.failure_prob,
+      failure_prob=pair.failure_prob,
       measure=pair.measure,
       num_decoder_layers=pair.num_decoder_layers,
     ),

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import jinja2
 import markupsafe
 
-from calm_jax import contracts
+from calm_jax import contracts, csv_tables
 from calm_jax.display import colors, visible_text
 from calm_jax.report import (
   curves,
@@ -71,7 +71,7 @@ def write_report(
   pictures = figures.draw(calibration, evaluation)
   rows = curves.curve_rows(calibration, evaluation)
   files = {picture.file: picture.png for picture in pictures}
-  files[CURVES] = curves.to_csv(rows).encode('utf-8')
+  files[CURVES] = csv_tables.of_records(rows).encode('utf-8')
   page = render(pair, pictures, manifests, others, command)
   # A lone surrogate would be shown as its code, so encoding cannot fail.
   files[PAGE] = page.encode('utf-8')
@@ -131,16 +131,11 @@ def render(
 
 def _shared_confidence(results: Sequence[pairs.Pair]) -> str:
   """The confidence of all results' guarantees; '' if they differ."""
-  found = {
-    pair.calibration.failure_prob
-    if pair.calibration.guarantee == contracts.HIGH_PROBABILITY
-    else None
-    for pair in results
-  }
+  found = {pair.failure_prob for pair in results}
   failure_prob = found.pop()
   if found or failure_prob is None:
     return ''
-  return wording.percent(1 - failure_prob)
+  return wording.confidence(failure_prob)
 
 
 def _finalize(value: object) -> object:

@@ -41,14 +41,14 @@ def _unfinished(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   lock = unfinished.lock(staging, 'report')
   try:
     yield staging
-  except BaseException:
-    if is_new:
-      shutil.rmtree(directory, ignore_errors=True)
-    raise
   finally:
     shutil.rmtree(staging, ignore_errors=True)
     if lock is not None:
       lock.close()
+    if is_new:
+      # Goes if nothing came of it; never with what another process put there.
+      with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 @contextlib.contextmanager

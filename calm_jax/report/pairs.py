@@ -13,7 +13,8 @@ class Pair:
   """Two results that belong together.
 
   Raises:
-    DataError: when made, if the evaluation is of another calibration.
+    DataError: when made, if the evaluation is of another calibration, or the
+      calibrated threshold is none of its grid.
   """
 
   calibration: contracts.CalibrationResult
@@ -21,6 +22,13 @@ class Pair:
 
   def __post_init__(self):
     calibration, evaluation = self.calibration, self.evaluation
+    grid = [point.threshold for point in calibration.grid]
+    if calibration.threshold not in (grid and [1.0, *grid]):
+      raise errors.DataError(
+        'The calibrated threshold must be 1 or one of the grid that was tested,'
+        f' got {calibration.threshold} and the grid {grid}; run `calm'
+        ' calibrate` again.'
+      )
     both = {
       'threshold': (calibration.threshold, evaluation.calibrated.threshold),
       'task': (calibration.dump.get('task'), evaluation.task),
@@ -34,6 +42,13 @@ class Pair:
           f' {name} {calibrated!r} and the evaluation {evaluated!r}; run'
           ' `calm evaluate` with this calibration.'
         )
+
+  @property
+  def failure_prob(self) -> float | None:
+    """Of the guarantee; None if it is one on average, which has none."""
+    if self.calibration.guarantee == contracts.IN_EXPECTATION:
+      return None
+    return self.calibration.failure_prob
 
   @property
   def measure(self) -> str:

@@ -28,8 +28,9 @@ def quality_against_layers(
     (curves.calibration_split(calibration), (colors.CALIBRATION, 'o')),
     (evaluation.split, (colors.TEST, 's')),
   )
-  for split, look in splits:
-    points = [row for row in rows if row.split == split]
+  # By what was tested, as both splits may have one name.
+  for (_, look), is_tested in zip(splits, (True, False), strict=True):
+    points = [row for row in rows if (row.p_value is not None) == is_tested]
     for axes, name in ((top, 'mean_metric'), (bottom, 'mean_loss')):
       marks.trade_off_line(axes, points, name, look)
   marks.limit(
@@ -40,9 +41,10 @@ def quality_against_layers(
   top.set_title(f'{metric} against the reference')
   bottom.set_title(f'Loss: {wording.loss_name(evaluation)}')
   bottom.set_xlabel('mean decoder layers per token')
+  floor, ceiling = _loss_limits(calibration)
+  row = evaluation.calibrated
   bottom.set_ylim(
-    0,
-    max(_loss_ceiling(calibration), 1.1 * evaluation.calibrated.loss_upper_95),
+    min(floor, 1.08 * row.mean_loss), max(ceiling, 1.1 * row.loss_upper_95)
   )
   bottom.set_xlim(right=evaluation.full.mean_layers * 1.02)
   marks.name_the_splits(top, splits)
@@ -95,7 +97,7 @@ def tests_along_the_grid(
   tested = np.array([point.threshold < 1.0 for point in grid], bool)
   shown = np.where(tested, np.maximum(p_values, _SMALLEST_P_VALUE), np.nan)
   certified = np.array([point.certified for point in grid])
-  ceiling = _loss_ceiling(calibration)
+  floor, ceiling = _loss_limits(calibration)
   # A dot may stand on the frame, but not beyond it.
   inside = np.where(losses <= ceiling, losses, np.nan)
   for axes, values, dots in ((top, losses, inside), (bottom, shown, shown)):
@@ -115,7 +117,7 @@ def tests_along_the_grid(
     f'Mean loss on {calibration.num_examples:,} calibration examples'
     '  (filled: certified)'
   )
-  top.set_ylim(0, ceiling)
+  top.set_ylim(floor, ceiling)
   bottom.set_title(
     'p-value of \u201cthe expected loss exceeds the tolerance\u201d'
   )
@@ -139,11 +141,17 @@ _ABOVE = {
 }
 
 
-def _loss_ceiling(calibration: contracts.CalibrationResult) -> float:
-  """Enough to see the curve cross the tolerance; beyond, nothing is decided."""
-  largest = max(point.mean_loss for point in calibration.grid)
+def _loss_limits(
+  calibration: contracts.CalibrationResult,
+) -> tuple[float, float]:
+  """From 0, or the greatest gain, to what shows the curve cross the tolerance.
+
+  Beyond, nothing is decided.
+  """
+  losses = [point.mean_loss for point in calibration.grid]
   tolerance = calibration.tolerance
-  return min(max(1.08 * largest, 1.5 * tolerance), 4.0 * tolerance)
+  ceiling = min(max(1.08 * max(losses), 1.5 * tolerance), 4.0 * tolerance)
+  return min(0.0, 1.08 * min(losses)), ceiling
 
 
 def _p_value_label(value: float, position: int) -> str:

@@ -64,7 +64,11 @@ def check_belong(
 
 
 def calibrate_command(calibration: contracts.CalibrationResult) -> str:
-  """Returns the command; the paths are for the reader to fill in."""
+  """Returns the command; the paths are for the reader to fill in.
+
+  A p-value or a procedure with knobs of its own, which no flag can name, came
+  from a gin file.
+  """
   command = [
     'calm',
     'calibrate',
@@ -80,8 +84,8 @@ def calibrate_command(calibration: contracts.CalibrationResult) -> str:
     ('procedure', choices.PROCEDURES, calibration.procedure),
   ):
     names = [name for name, choice in known.items() if repr(choice) == used]
-    command += [f'--{flag}={name}' for name in names[:1]]
-  return shlex.join(command)
+    command.append(f'--{flag}={names[0]}' if names else '--gin_file=KNOBS.gin')
+  return shlex.join(dict.fromkeys(command))
 
 
 def _of_split(pair, manifests) -> list[contracts.Manifest]:

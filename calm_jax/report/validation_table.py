@@ -44,10 +44,10 @@ def summary(result: validation_records.ValidationResult) -> str:
     ]
     for dump in dict.fromkeys(row.dump for row in here):
       of_dump = [row for row in here if row.dump == dump]
-      name = visible_text.visible(dump)
-      lines += [name, *_table(result, of_dump), '']
+      lines += [dump, *_table(result, of_dump), '']
   lines += [f'Note: {note}' for note in result.notes]
-  return '\n'.join(lines).rstrip()
+  # Names come from files, and a terminal obeys control characters.
+  return '\n'.join(map(visible_text.visible, lines)).rstrip()
 
 
 def _table(

@@ -7,6 +7,7 @@ from calm_jax import contracts
 from calm_jax.evaluation import measure_costs
 
 _METRICS = {
+  'calm_jax.evaluation.bleurt:score': 'BLEURT',
   'chrf': 'chrF',
   'exact_match': 'exact match',
   'rouge_1': 'ROUGE-1',
@@ -91,6 +92,11 @@ def percent(share: float) -> str:
   return f'{100 * share:.4g}%'
 
 
+def confidence(failure_prob: float) -> str:
+  """Returns 1 - failure_prob as a percentage, never rounded up to 100%."""
+  return f'{100 * (1 - failure_prob):.10g}%'
+
+
 def is_certified(calibration: contracts.CalibrationResult) -> bool:
   """Whether any threshold below 1 is certified."""
   return calibration.threshold < 1.0
@@ -137,7 +143,7 @@ def guarantee(
       ' that this calibration set chose a threshold that loses more.'
     )
   return (
-    f'With probability at least {percent(1 - calibration.failure_prob)} over'
+    f'With probability at least {confidence(calibration.failure_prob)} over'
     f' the draw of the calibration set ({calibration.num_examples:,} examples),'
     f' the expected loss of a new text is {bound} {loss_name(evaluation)}.'
   )
@@ -164,14 +170,16 @@ def measured(
       f'{facts}: the mean is within the tolerance, but the split is too small'
       ' to confirm it by itself.'
     )
-  chance = f'either chance{_left_to_chance(calibration)},'
+  # A mean of one split may exceed what the expected loss does not.
   return (
-    f'{facts}. The mean is above the tolerance: {chance} or the two splits do'
-    ' not come from one distribution.'
+    f'{facts}. The mean is above the tolerance: by the chance of this split,'
+    ' which no guarantee bounds, or that of the calibration'
+    f'{_left_to_chance(calibration)}, or because the two splits do not come'
+    ' from one distribution.'
   )
 
 
 def _left_to_chance(calibration: contracts.CalibrationResult) -> str:
   if calibration.guarantee == contracts.IN_EXPECTATION:
     return ''
-  return f', to which the guarantee leaves {percent(calibration.failure_prob)}'
+  return f', to which its guarantee leaves {percent(calibration.failure_prob)}'

@@ -10,6 +10,7 @@ from testing import dumps
 from calm_jax import errors
 from calm_jax.calibration import (
   conformal_risk_control,
+  named_dumps,
   p_values,
   trials,
   validate_dumps,
@@ -62,7 +63,7 @@ def readable():
 
 
 def test_every_rule_experiment_and_objective_has_its_rows(tmp_path):
-  named = validate_dumps.read_dumps(
+  named = named_dumps.read_dumps(
     [
       write(tmp_path / 'a', of_two_lengths()),
       write(tmp_path / 'b', of_two_lengths(), measure='StaticExit()'),
@@ -93,7 +94,7 @@ def test_every_rule_experiment_and_objective_has_its_rows(tmp_path):
 
 def test_a_known_dump_is_judged_rightly(tmp_path):
   """One example in 20 is lost at 0.5, and all at 0.1."""
-  (named,) = validate_dumps.read_dumps([write(tmp_path / 'a')])
+  (named,) = named_dumps.read_dumps([write(tmp_path / 'a')])
   result = validate_dumps.validate([named], SETTINGS)
   rows = {
     (row.rule, row.tolerance): row
@@ -115,14 +116,14 @@ def test_a_known_dump_is_judged_rightly(tmp_path):
 def test_the_order_of_a_dump_does_not_matter(tmp_path):
   data = of_two_lengths()
   shuffled = dumps.rows(data, np.random.default_rng(0).permutation(N))
-  first = validate_dumps.read_dumps([write(tmp_path / 'a' / 'dump', data)])
-  second = validate_dumps.read_dumps([write(tmp_path / 'b' / 'dump', shuffled)])
+  first = named_dumps.read_dumps([write(tmp_path / 'a' / 'dump', data)])
+  second = named_dumps.read_dumps([write(tmp_path / 'b' / 'dump', shuffled)])
   results = [validate_dumps.validate(x, SETTINGS) for x in (first, second)]
   assert results[0] == results[1]
 
 
 def test_a_replay_that_is_right_calibrates_alike(tmp_path):
-  named = validate_dumps.read_dumps([write(tmp_path / 'a', readable())])
+  named = named_dumps.read_dumps([write(tmp_path / 'a', readable())])
   settings = dataclasses.replace(
     SETTINGS, decode=decode, metric='exact_match', objectives=('textual',)
   )
@@ -146,7 +147,7 @@ def test_a_replay_that_is_right_calibrates_alike(tmp_path):
 
 
 def test_a_measure_without_confidences_is_not_replayed(tmp_path):
-  named = validate_dumps.read_dumps([write(tmp_path / 'a', measure='Oracle()')])
+  named = named_dumps.read_dumps([write(tmp_path / 'a', measure='Oracle()')])
   result = validate_dumps.validate(named, SETTINGS)
   assert result.replay_gaps == ()
   assert any('Oracle' in note for note in result.notes)
@@ -180,25 +181,25 @@ def test_names_are_as_long_as_they_must_be(fields, expected, tmp_path):
   directories = [
     write(tmp_path / f'{i}', **each) for i, each in enumerate(fields)
   ]
-  named = validate_dumps.read_dumps(directories)
+  named = named_dumps.read_dumps(directories)
   assert [dump.name for dump in named] == expected
 
 
 def test_dumps_that_cannot_be_compared(tmp_path):
   first = write(tmp_path / 'a')
   with pytest.raises(errors.DataError, match='come twice'):
-    validate_dumps.read_dumps([first, first])
+    named_dumps.read_dumps([first, first])
   _, data = dumps.make_dump(N)
   other = write(tmp_path / 'b', dumps.rows(data, slice(1, N)))
   with pytest.raises(errors.DataError, match='the same examples.*1 are only'):
-    validate_dumps.read_dumps([first, other])
+    named_dumps.read_dumps([first, other])
   stopped = write(tmp_path / 'c', stopped='It was enough.')
   with pytest.raises(errors.DataError, match='stopped at 0.1'):
-    validate_dumps.read_dumps([stopped])
+    named_dumps.read_dumps([stopped])
 
 
 def test_the_weaker_guarantee_is_said_to_be_weaker(tmp_path):
-  named = validate_dumps.read_dumps([write(tmp_path / 'a')])
+  named = named_dumps.read_dumps([write(tmp_path / 'a')])
   settings = dataclasses.replace(
     SETTINGS,
     procedure=conformal_risk_control.ConformalRiskControl(),
@@ -209,7 +210,7 @@ def test_the_weaker_guarantee_is_said_to_be_weaker(tmp_path):
 
 
 def test_given_groups_must_be_large_enough(tmp_path):
-  named = validate_dumps.read_dumps([write(tmp_path / 'a')])
+  named = named_dumps.read_dumps([write(tmp_path / 'a')])
   with pytest.raises(errors.DataError, match="at least 20.*'rare': 1"):
     validate_dumps.validate(named, SETTINGS, ['common'] * 59 + ['rare'])
 
@@ -254,7 +255,7 @@ def test_settings_that_are_wrong_before_any_dump_is_read(fields, message):
 
 
 def test_signed_losses_are_bet_on(tmp_path):
-  named = validate_dumps.read_dumps([write(tmp_path / 'a')])
+  named = named_dumps.read_dumps([write(tmp_path / 'a')])
   settings = dataclasses.replace(SETTINGS, objectives=('risk_difference',))
   validate_dumps.check(settings)
   result = validate_dumps.validate(named, settings)

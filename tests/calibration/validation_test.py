@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from calm_jax import errors
+from calm_jax import csv_tables, errors
 from calm_jax.calibration import (
   choices,
   learn_then_test,
@@ -15,7 +15,6 @@ from calm_jax.calibration import (
   samples,
   trials,
   validation,
-  validation_records,
 )
 
 SOURCE = validation.Source('dump', 'm', 's', 'textual', 'chrf')
@@ -299,7 +298,7 @@ def test_a_thousand_splits_need_one_multiplication():
   rows = validation.rows_of(parts, rules, plan, SOURCE)
   assert len(rows) == len(plan.tolerances) * (len(rules) + 1)
   assert {row.num_trials for row in rows} == {1000}
-  header, first = validation_records.to_csv(rows).splitlines()[:2]
+  header, first = csv_tables.of_records(rows).splitlines()[:2]
   assert (
     header.startswith('experiment,dump,measure') and 'random_splits' in first
   )

@@ -86,6 +86,11 @@ def test_fault_62_a_name_is_no_formula_of_a_spreadsheet(text):
   assert line.endswith(',-1.5\n'), 'a number stays one'
 
 
+def test_fault_62_a_lone_surrogate_is_written_as_its_code():
+  table = csv_tables.to_csv(['name'], [['a\ud800'], ['é😀']])
+  assert table.encode().decode() == 'name\na\\ud800\né😀\n'
+
+
 def test_fault_62_other_text_stays_as_it_is():
   table = csv_tables.to_csv(['a', 'b'], [['a = b', None], ['"x", y', 3]])
   assert table == 'a,b\na = b,\n"""x"", y",3\n'

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from calm_jax import errors
+from calm_jax import contracts, errors, text_metrics
+from calm_jax.data import calm_tasks
 from calm_jax.report import efficiency_table, pairs, paper_numbers
 
 
@@ -45,6 +46,7 @@ def test_the_table_is_the_paper_s():
   assert sums['SQuAD'] == pytest.approx((25.02, 39.57, 17.91))
 
 
+BLEURT = 'calm_jax.evaluation.bleurt:score'
 STATE = 'HiddenStateSaturation(rescale=False)'
 LINEAR = "ClassifierConfidence(classifier=Linear(name='linear', norm={}))"
 
@@ -69,6 +71,34 @@ def test_the_paper_s_row_of_the_same_question():
   assert paper_numbers.find(**{**CNN, **squad}).speedup == 1.63
 
 
+def test_each_task_s_metrics_can_be_computed():
+  """What `calm dump` names for CNN/DM and SQuAD, and what a user may name."""
+  for task, metric, consistency, tolerance, layers in (
+    (calm_tasks.CNN_DAILYMAIL, None, 'risk', 0.05, 1.73),
+    (calm_tasks.SQUAD, None, 'textual', 0.25, 1.03),
+    (calm_tasks.SQUAD, None, 'risk', 0.02, 1.65),
+    (calm_tasks.WMT15_ENFR, 'sentence_bleu', 'risk', 0.02, 3.19),
+    (calm_tasks.WMT15_ENFR, BLEURT, 'textual', 0.1, 3.35),
+  ):
+    metric = metric or task.info.metric
+    text_metrics.get_or_import_metric(metric)
+    row = {'task': task.info.name, 'metric': metric, 'tolerance': tolerance}
+    found = paper_numbers.find(**{**CNN, **row, 'consistency': consistency})
+    assert found.layers == layers
+
+
+def test_a_guarantee_on_average_is_not_the_paper_s(results):
+  task, metric = CNN['task'], CNN['metric']
+  pair = make_pair(results, task=task, metric=metric)
+  weaker = dataclasses.replace(
+    pair.calibration, guarantee=contracts.IN_EXPECTATION
+  )
+  rows = efficiency_table.efficiency_rows(
+    [pair, dataclasses.replace(pair, calibration=weaker)]
+  )
+  assert [row.paper is None for row in rows] == [False, True]
+
+
 @pytest.mark.parametrize(
   'fields',
   [
@@ -76,6 +106,14 @@ def test_the_paper_s_row_of_the_same_question():
     {'task': 'my_cnn_dailymail_v002'},
     {'metric': 'chrf'},
     {'consistency': 'risk'},  # The paper has no risk of 0.1.
+    # One answer of several is not asked for.
+    {
+      'task': 'squad_v010_allanswers',
+      'metric': 'token_f1',
+      'consistency': 'risk',
+      'tolerance': 0.05,
+    },
+    {'failure_prob': None},
     {'consistency': 'risk_difference', 'tolerance': 0.05},
     {'tolerance': 0.15},
     {'failure_prob': 0.1},
@@ -137,6 +175,15 @@ def test_the_order_is_the_paper_s(results):
 def test_a_terminal_gets_no_control_characters(results):
   text = efficiency_table.efficiency_text([make_pair(results, task='\x1b[2J')])
   assert '\x1b' not in text and '\\u001b[2J' in text
+
+
+@pytest.mark.parametrize('part', [slice(0, 1), slice(0, 0)])
+def test_the_threshold_is_one_that_was_tested(results, part):
+  cut = results.calibration.grid[part]
+  with pytest.raises(errors.DataError, match='one of the grid'):
+    pairs.Pair(
+      dataclasses.replace(results.calibration, grid=cut), results.evaluation
+    )
 
 
 def test_a_pair_must_belong_together(results):

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import image
 
+from calm_jax import csv_tables
 from calm_jax.display import colors
 from calm_jax.report import curves, figures, plots
 
@@ -94,6 +95,49 @@ def test_the_lines_are_the_grid(results):
   assert (row.mean_layers, row.loss_upper_95) in drawn
 
 
+def test_gains_are_drawn_inside_their_panels(results):
+  """A risk difference may be negative, and dots are not clipped."""
+  calibration, evaluation = (
+    dataclasses.replace(
+      result,
+      consistency='risk_difference',
+      **{
+        name: tuple(
+          dataclasses.replace(point, mean_loss=point.mean_loss - 0.2)
+          for point in getattr(result, name)
+        )
+      },
+    )
+    for result, name in (
+      (results.calibration, 'grid'),
+      (results.evaluation, 'curve'),
+    )
+  )
+  row = dataclasses.replace(evaluation.calibrated, mean_loss=-0.4)
+  evaluation = dataclasses.replace(evaluation, calibrated=row)
+  for plot, place, lowest in (
+    (plots.quality_against_layers, 1, -0.4),
+    (plots.tests_along_the_grid, 0, -0.2),
+  ):
+    figure = mpl_figure.Figure()
+    plot(figure, calibration, evaluation)
+    assert 1.2 * lowest < figure.axes[place].get_ylim()[0] < lowest
+
+
+def test_two_splits_of_one_name_are_two_lines(results):
+  """Which an evaluation allows where the examples are shown to be others."""
+  dump = {**results.calibration.dump, 'split': results.evaluation.split}
+  figure = mpl_figure.Figure()
+  plots.quality_against_layers(
+    figure,
+    dataclasses.replace(results.calibration, dump=dump),
+    results.evaluation,
+  )
+  calibrated, tested = (figure.axes[0].lines[place] for place in (0, 2))
+  assert len(calibrated.get_xdata()) == len(results.calibration.grid)
+  assert len(tested.get_xdata()) == len(results.evaluation.curve)
+
+
 def test_rows_are_tidy_and_survive_csv(results):
   rows = curves.curve_rows(results.calibration, results.evaluation)
   grid, curve = results.calibration.grid, results.evaluation.curve
@@ -101,7 +145,7 @@ def test_rows_are_tidy_and_survive_csv(results):
   assert [row.threshold for row in rows if row.chosen] == [
     results.calibration.threshold
   ] * 2
-  parsed = list(csv.DictReader(io.StringIO(curves.to_csv(rows))))
+  parsed = list(csv.DictReader(io.StringIO(csv_tables.of_records(rows))))
   assert list(parsed[0]) == [
     field.name for field in dataclasses.fields(curves.CurveRow)
   ]

@@ -350,6 +350,21 @@ def test_fault_52_a_full_disk_leaves_what_was_there(
     assert not directory.exists()
 
 
+def test_what_another_process_has_put_there_stays(
+  results, tmp_path, monkeypatch
+):
+  directory = tmp_path / 'report'
+
+  def write_bytes(path, content):
+    (directory / 'theirs').write_text('')
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(report_html.pathlib.Path, 'write_bytes', write_bytes)
+  with pytest.raises(errors.ResourceError, match='No space left on device'):
+    write(results, directory)
+  assert os.listdir(directory) == ['theirs']
+
+
 def test_a_file_in_the_way_is_one_sentence(results, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(errors.ResourceError, match='Cannot write the report'):

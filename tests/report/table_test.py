@@ -99,6 +99,14 @@ def test_the_guarantee_in_plain_words(results):
 
 
 @pytest.mark.parametrize(
+  ('failure_prob', 'text'),
+  [(0.05, '95%'), (0.1, '90%'), (0.07, '93%'), (1e-6, '99.9999%')],
+)
+def test_a_guarantee_is_never_called_certain(failure_prob, text):
+  assert wording.confidence(failure_prob) == text
+
+
+@pytest.mark.parametrize(
   ('mean', 'upper', 'verdict'),
   [
     (0.05, 0.08, 'within the tolerance'),

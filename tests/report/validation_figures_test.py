@@ -8,7 +8,12 @@ import pytest
 from matplotlib import image as mpl_image
 from testing import dumps
 
-from calm_jax.calibration import trials, validate_dumps, validation_records
+from calm_jax.calibration import (
+  named_dumps,
+  trials,
+  validate_dumps,
+  validation_records,
+)
 from calm_jax.display import colors
 from calm_jax.report import (
   validation_figures,
@@ -25,7 +30,7 @@ def result():
   sources = np.array(['short' if i % 2 else 'much longer' for i in range(60)])
   data = dataclasses.replace(data, sources=sources)
   return validate_dumps.validate(
-    [validate_dumps.NamedDump('Measure $x$', manifest, data)],
+    [named_dumps.NamedDump('Measure $x$', manifest, data)],
     validate_dumps.Settings(plan=PLAN),
   )
 
@@ -143,3 +148,11 @@ def test_the_table_says_what_the_rows_say(result):
     if (x.rule, x.tolerance) == (row.rule, row.tolerance)
   ]
   assert line[-3] == f'{100 * anew[0]:g}%'
+
+
+def test_a_terminal_gets_no_control_characters(result):
+  row = dataclasses.replace(result.rows[0], metric='\x1b[2J', dump='\x1b[2J')
+  poisoned = dataclasses.replace(result, rows=(row,), notes=('\x1b[2J',))
+  poisoned = dataclasses.replace(poisoned, tolerances=(row.tolerance,))
+  text = validation_table.summary(poisoned)
+  assert '\x1b' not in text and text.count('\\u001b[2J') == 3
