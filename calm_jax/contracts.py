@@ -162,8 +162,8 @@ class CalibrationResult(json_records.Record):
     p_value, procedure: repr of the p-value and of the testing procedure.
     grid: [G], in the order tested (thresholds descending).
     dump: provenance: task, split, measure, digests of model, config, data.
-    warning: '' or why this tolerance can never be certified with so few
-      examples.
+    warning: '' or what is doubtful, such as too few examples for this
+      tolerance.
     guarantee: `HIGH_PROBABILITY`, or `IN_EXPECTATION`, which is weaker and to
       which the failure probability means nothing.
   """

@@ -12,6 +12,7 @@ import numpy as np
 
 from calm_jax import errors
 
+EOS_ID = 1  # T5's
 # Field -> (axes, kind). Axes: N examples, G thresholds, T positions, L layers.
 ARRAYS = {
   'example_ids': ('N', np.str_),
@@ -81,9 +82,7 @@ class Dump:
 
   def mean_layers(self) -> np.ndarray:
     """Returns [G]: layers per token, over all tokens of the split (EOS too)."""
-    used = self.num_layers_used.astype(np.int64)
-    tokens = (used > 0).sum(axis=(0, 2))
-    return used.sum(axis=(0, 2)) / np.maximum(tokens, 1)
+    return mean_layers(self.num_layers_used)
 
   def arrays(self) -> dict[str, np.ndarray]:
     """The arrays that are there, by name."""
@@ -184,6 +183,27 @@ class Dump:
     if wrong.any():
       example = self.example_ids[np.argwhere(wrong)[0][0]]
       raise errors.DataError(f'{message}, but not so in example {example}.')
+
+
+def layers_and_tokens(
+  num_layers_used: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Layers that outputs used, and how many tokens they have.
+
+  Args:
+    num_layers_used: [..., T], 1..L, 0 where there is no token.
+
+  Returns:
+    Layers of all tokens together, [...] int64, and tokens, [...] int64.
+  """
+  layers = num_layers_used.sum(axis=-1, dtype=np.int64)
+  return layers, np.count_nonzero(num_layers_used, axis=-1)
+
+
+def mean_layers(num_layers_used: np.ndarray) -> np.ndarray:
+  """[N, G, T] -> [G]: layers per token, over all tokens; 0 without any."""
+  layers, tokens = layers_and_tokens(num_layers_used)
+  return layers.sum(axis=0) / np.maximum(tokens.sum(axis=0), 1)
 
 
 def _has_thresholds(name: str) -> bool:

@@ -43,6 +43,10 @@ class Outputs(json_records.Record):
   def __post_init__(self):
     record_checks.require_unit(self, 'exact_match', 'endless')
     if self.num_ended:
+      record_checks.require(
+        None not in (self.mean_metric_ended, self.mean_loss_ended),
+        f'{self.num_ended} texts that end must have a mean metric and loss',
+      )
       record_checks.require_unit(self, 'mean_metric_ended')
       record_checks.require_loss(self, 'mean_loss_ended')
 

@@ -167,6 +167,13 @@ def test_records_refuse_nan():
     dataclasses.replace(CALIBRATION, threshold=math.nan)
 
 
+def test_texts_that_end_have_means():
+  ended = {'exact_match': 0.0, 'endless': 0.5}
+  contracts.Outputs(**ended, num_ended=0)
+  with pytest.raises(errors.DataError, match='3 texts that end must have'):
+    contracts.Outputs(**ended, num_ended=3, mean_metric_ended=0.5)
+
+
 def test_fault_52_a_disk_that_refuses(tmp_path, monkeypatch):
   path = tmp_path / 'file.json'
   contracts.write_json_atomically(path, {'a': 1})

@@ -1,11 +1,11 @@
 """Conformal risk control: a weaker guarantee than the rest of this room.
 
 It bounds the expected loss *on average over calibrations*, not with high
-probability for the one calibration that was made: of many users who calibrate,
-about half may be above the tolerance, as long as all together are not. It needs
-no failure probability, no p-values and fewer examples. Named so everywhere that
-nobody takes it for the guarantee of CALM (Angelopoulos et al. 2022, Conformal
-Risk Control, Theorem 1).
+probability for the one calibration that was made. How many of those who
+calibrate may be above the tolerance is not bounded, as long as all together are
+not; where the grid is fine, about half are. It needs no failure probability, no
+p-values and fewer examples. Named so everywhere that nobody takes it for the
+guarantee of CALM (Angelopoulos et al. 2022, Conformal Risk Control, Theorem 1).
 
 Its losses must not fall as the threshold falls. Ours may, by chance, so each
 example's losses are made monotone first: the loss at a threshold becomes the

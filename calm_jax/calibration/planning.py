@@ -99,6 +99,7 @@ def num_examples_for_chance(
   Raises:
     ConfigError: a setting is out of range, or needs more than 32,768 examples.
   """
+  _check_chance(chance)
   return power.smallest_number(
     lambda count: (
       chance
@@ -127,6 +128,7 @@ def tolerance_for_chance(
     ConfigError: a setting is out of range.
     DataError: there is no example.
   """
+  _check_chance(chance)
   guarantee.check_guarantee(0.5, failure_prob)
   losses = expected.sample(num_examples, draws, seed=0)
   low, high = 0, 1000  # thousandths
@@ -135,3 +137,10 @@ def tolerance_for_chance(
     passed = np.mean(p_value(losses, middle / 1000) <= failure_prob) >= chance
     low, high = (low, middle) if passed else (middle, high)
   return high / 1000
+
+
+def _check_chance(chance: float) -> None:
+  if not 0.0 < chance < 1.0:  # Written so that NaN fails it.
+    raise errors.ConfigError(
+      f'The chance of certifying must be in (0, 1), got {chance}; usual is 0.8.'
+    )

@@ -92,7 +92,10 @@ def warning(
   failure_prob: float,
   p_value: p_values.PValue = p_values.DEFAULT,
 ) -> str:
-  """Returns '' or why no early exit can be certified with so few examples."""
+  """Returns '' or why no early exit can be certified with so few examples.
+
+  Where losses may be negative, improvements might make up for it.
+  """
   if p_value(np.zeros(num_examples), tolerance) <= failure_prob:
     return ''
   smallest = smallest_certifiable_tolerance(num_examples, failure_prob, p_value)
@@ -101,8 +104,8 @@ def warning(
   except errors.ConfigError:
     needed = _MAX_EXAMPLES  # A lower bound: such a tolerance is no plan.
   return (
-    f'{num_examples} examples can never certify a tolerance of {tolerance:g} at'
-    f' failure probability {failure_prob:.4g}, even without any loss: use at'
+    f'Even without any loss, {num_examples} examples do not certify a tolerance'
+    f' of {tolerance:g} at failure probability {failure_prob:.4g}: use at'
     f' least {needed} examples or a tolerance of at least'
     f' {math.ceil(smallest * 1000) / 1000:g}.'
   )

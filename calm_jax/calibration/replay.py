@@ -17,10 +17,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from calm_jax import contracts, errors
+from calm_jax import contracts, dump_arrays, errors
 from calm_jax.calibration import replay_schedules, risks, validation_records
 
-EOS_ID = 1
 TOKEN_DISAGREEMENT = 'token_disagreement'
 # Begins the repr of the measure that leaves where layers agree.
 NOT_BY_CONFIDENCE = 'Oracle('
@@ -87,7 +86,7 @@ class Replay:
 
   def mean_layers(self) -> np.ndarray:
     """[G] layers per token, over all tokens."""
-    return _mean_layers(self.num_layers_used)
+    return dump_arrays.mean_layers(self.num_layers_used)
 
   def predictions(self, decode: Callable[[np.ndarray], str]) -> np.ndarray:
     """[N, G] texts, by a tokenizer's `decode` of one row of tokens."""
@@ -111,13 +110,16 @@ def replay(
     exits: after which layers a token may leave.
 
   Raises:
-    ConfigError: a threshold outside [0, 1].
+    ConfigError: no threshold, or one outside [0, 1].
     DataError: the measure does not decide by a confidence.
   """
   grid = manifest.thresholds if thresholds is None else tuple(thresholds)
   values = np.asarray(grid, np.float32)
-  if not (values.ndim == 1 and np.all((values >= 0) & (values <= 1))):
-    raise errors.ConfigError(f'Thresholds must be in [0, 1], got {grid}.')
+  inside = (values >= 0) & (values <= 1)  # NaN is not.
+  if not (values.ndim == 1 and len(values) and inside.all()):
+    raise errors.ConfigError(
+      f'A replay needs thresholds in [0, 1], got {list(grid)}.'
+    )
   if manifest.measure.startswith(NOT_BY_CONFIDENCE):
     raise errors.DataError(
       f'A dump of the measure {manifest.measure} cannot be replayed: it leaves'
@@ -220,12 +222,8 @@ def _replayed(dump, is_token, in_force, may_leave):
   layer = leaves.argmax(axis=-1)
   tokens = np.take_along_axis(dump.trace_tokens, layer[..., None], -1)[..., 0]
   # What follows a simulated EOS would not have been generated.
-  ended = np.cumsum(tokens == EOS_ID, axis=1) - (tokens == EOS_ID) > 0
+  is_end = tokens == dump_arrays.EOS_ID
+  ended = np.cumsum(is_end, axis=1) - is_end > 0
   is_token = is_token & ~ended
   used = np.where(is_token, layer + 1, 0)
   return np.where(is_token, tokens, 0), used.astype(np.int8)
-
-
-def _mean_layers(used: np.ndarray) -> np.ndarray:
-  counts = (used > 0).sum(axis=(0, 2))
-  return used.sum(axis=(0, 2), dtype=np.int64) / np.maximum(counts, 1)

@@ -125,6 +125,7 @@ def score(
 
   Raises:
     DataError: the metric failed, or gave what is no number in [0, 1].
+    CalmError: the metric's own, as of a setting that it lacks.
   """
   scores = np.empty(predictions.shape, np.float64)
   name = getattr(metric, '__name__', str(metric))
@@ -138,6 +139,8 @@ def score(
         zip(distinct, _scores(metric, distinct, reference), strict=True)
       )
       scores[row] = [known[text] for text in texts]
+    except errors.CalmError:  # It says itself what is wrong, and whose fault.
+      raise
     except Exception as error:  # A user's metric may raise anything.
       example = f'row {row}' if example_ids is None else example_ids[row]
       raise errors.DataError(

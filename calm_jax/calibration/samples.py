@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax import contracts, errors
+from calm_jax import contracts, dump_arrays, errors
 from calm_jax.calibration import (
   choices,
   conformal_risk_control,
@@ -128,13 +128,13 @@ def table_of(
 ) -> ExampleTable:
   """As `table_of_dump`, wherever texts and layers came from."""
   texts = (data.predictions, data.references, data.example_ids)
-  used = data.num_layers_used.astype(np.int64)
+  layers, tokens = dump_arrays.layers_and_tokens(data.num_layers_used)
   return ExampleTable(
     thresholds=np.array(thresholds),
     losses=objective.losses(*texts),
     scores=risks.score(objective.metric, *texts),
-    layers=used.sum(axis=2).astype(np.float64),
-    tokens=(used > 0).sum(axis=2).astype(np.float64),
+    layers=layers.astype(np.float64),
+    tokens=tokens.astype(np.float64),
     loss_range=objective.loss_range,
   )
 

@@ -1,8 +1,8 @@
 """Text whose pieces carry a number of layers, for a terminal or a pipe.
 
 Below `calm generate` and `print(model.generate(...))`. Pure functions: strings
-in, strings out.
-Generated text is untrusted; what a terminal would obey is shown, not sent.
+in, strings out. Generated text is untrusted; what a terminal would obey is
+shown, not sent.
 """
 
 import os
@@ -12,7 +12,6 @@ from typing import TextIO
 from calm_jax.display import visible_text
 
 _RESET = '\x1b[0m'
-_WORD_START = '\u2581'  # SentencePiece's mark, ▁
 
 # Background and text among xterm's 256 colours, pale to dark as in the report;
 # each pair has a contrast of 4.5 or more.
@@ -42,7 +41,8 @@ def wants_color(
 def shown(pieces: Sequence[str]) -> list[str]:
   """Pieces as read: word marks are spaces, but for the first one's."""
   texts = [
-    visible_text.visible(piece).replace(_WORD_START, ' ') for piece in pieces
+    visible_text.visible(piece).replace(visible_text.WORD_START, ' ')
+    for piece in pieces
   ]
   if texts:
     texts[0] = texts[0].removeprefix(' ')

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 END_OF_TEXT = '</s>'  # T5's name of the EOS piece
-_WORD_START = '\u2581'  # SentencePiece's mark, ▁
+WORD_START = '\u2581'  # SentencePiece's mark, ▁
 _BYTES = re.compile(r'(?:<0x[0-9A-Fa-f]{2}>)+')
 # Control, format (bidi, zero width), surrogates, private use, unassigned, line
 # and paragraph separators.
@@ -35,7 +35,7 @@ def plain(pieces: Sequence[str]) -> str:
   pieces = list(pieces)
   if END_OF_TEXT in pieces:
     pieces = pieces[: pieces.index(END_OF_TEXT)]
-  text = ''.join(pieces).replace(_WORD_START, ' ')
+  text = ''.join(pieces).replace(WORD_START, ' ')
   return _BYTES.sub(_decoded, text).strip()
 
 
@@ -48,7 +48,7 @@ def split_piece(piece: str) -> tuple[bool, str]:
   """Returns whether a word starts here, and what is to be shown of it."""
   if piece == END_OF_TEXT:
     return True, '\u220e'  # ∎, the end of a proof
-  text = piece.replace(_WORD_START, ' ')
+  text = piece.replace(WORD_START, ' ')
   shown = text.lstrip(' ')
   # A token that is nothing but white space is still a token.
   return shown != text, shown or '\u2423'

@@ -6,7 +6,7 @@ report says so.
 
 import numpy as np
 
-from calm_jax import contracts
+from calm_jax import contracts, dump_arrays
 
 
 def greatest(
@@ -27,9 +27,10 @@ def greatest(
   """
   # By id where losses are equal: the order of a dump's rows says nothing.
   ranking = np.lexsort((data.example_ids, -losses))
-  used = data.num_layers_used[:, column].astype(np.int64)
-  num_tokens = (used > 0).sum(axis=1)
-  mean_layers = used.sum(axis=1) / np.maximum(num_tokens, 1)
+  layers, num_tokens = dump_arrays.layers_and_tokens(
+    data.num_layers_used[:, column]
+  )
+  mean_layers = layers / np.maximum(num_tokens, 1)
   return tuple(
     contracts.ExampleLoss(
       example_id=str(data.example_ids[row]),

@@ -7,10 +7,8 @@ the means without them.
 
 import numpy as np
 
-from calm_jax import contracts, text_metrics
+from calm_jax import contracts, dump_arrays, text_metrics
 from calm_jax.calibration import risks
-
-_EOS_ID = 1  # T5's
 
 
 def describe(
@@ -30,7 +28,7 @@ def describe(
     data.references,
     data.example_ids,
   )
-  ends = (data.tokens[:, [0, column]] == _EOS_ID).any(axis=2)
+  ends = (data.tokens[:, [0, column]] == dump_arrays.EOS_ID).any(axis=2)
   both = ends.all(axis=1)
   return contracts.Outputs(
     exact_match=float(exact.mean()),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from calm_jax import contracts, errors
+from calm_jax import contracts, dump_arrays, errors
 
 
 def choose(
@@ -28,9 +28,10 @@ def choose(
     The middle example of each of K equal parts of the ranking, fewest layers
     first.
   """
-  used = data.num_layers_used[:, column].astype(np.int64)
-  tokens = (used > 0).sum(axis=1)
-  mean_layers = used.sum(axis=1) / np.maximum(tokens, 1)
+  layers, tokens = dump_arrays.layers_and_tokens(
+    data.num_layers_used[:, column]
+  )
+  mean_layers = layers / np.maximum(tokens, 1)
   # By id where the means are equal: the order of a dump's rows is no property
   # of the examples.
   ranking = np.lexsort((data.example_ids, mean_layers))

@@ -252,7 +252,7 @@ def test_a_sample_too_small_is_warned_of():
 def test_an_impossible_tolerance_keeps_the_full_model():
   outcome = learn_then_test.calibrate(np.zeros((50, 4)), THRESHOLDS, 1e-8, 0.05)
   assert outcome.threshold == 1.0
-  assert 'can never certify a tolerance of 1e-08' in outcome.warning
+  assert 'do not certify a tolerance of 1e-08' in outcome.warning
 
 
 def test_conformal_risk_control_says_that_it_is_weaker():

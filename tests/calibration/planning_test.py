@@ -96,6 +96,14 @@ def test_no_such_losses(mean, variance):
     planning.ExpectedLoss(mean, variance)
 
 
+@pytest.mark.parametrize('chance', [0.0, 1.0, 80, math.nan])
+def test_no_such_chance(chance):
+  with pytest.raises(errors.ConfigError, match='chance of certifying must be'):
+    planning.num_examples_for_chance(0.1, 0.05, NONE, chance=chance, draws=2)
+  with pytest.raises(errors.ConfigError, match='chance of certifying must be'):
+    planning.tolerance_for_chance(50, 0.05, NONE, chance=chance, draws=2)
+
+
 def test_a_tolerance_that_is_never_certified():
   with pytest.raises(errors.ConfigError, match='needs more than 32768'):
     planning.num_examples_for_chance(

@@ -12,7 +12,7 @@ from calm_jax.early_exit import schedule
 
 N, T, L = 5, 6, 4
 GRID = (1.0, 0.7, 0.4, 0.0)
-EOS = replay.EOS_ID
+EOS = 1
 
 
 def make_dump(seed=0):
@@ -201,7 +201,7 @@ def test_what_cannot_be_replayed():
   oracle = dataclasses.replace(manifest, measure='Oracle()')
   with pytest.raises(errors.DataError, match='cannot be replayed'):
     replay.replay(oracle, dump)
-  for grid in ((1.1,), (-0.1,), (float('nan'),)):
+  for grid in ((1.1,), (-0.1,), (float('nan'),), ()):
     with pytest.raises(errors.ConfigError, match=r'in \[0, 1\]'):
       replay.replay(manifest, dump, grid)
   for wrong in ((0, 1, 0), (1, 0, 0), (1, 1, -1)):

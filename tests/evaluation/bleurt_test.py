@@ -3,9 +3,11 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from calm_jax import errors, text_metrics
+from calm_jax.calibration import risks
 from calm_jax.evaluation import bleurt
 
 
@@ -44,3 +46,6 @@ def test_what_is_missing_is_told(monkeypatch):
   monkeypatch.delenv('BLEURT_CHECKPOINT')
   with pytest.raises(errors.ConfigError, match='set BLEURT_CHECKPOINT'):
     bleurt.score('a', 'b')
+  # Through the losses too: it is the setting that is wrong, not the data.
+  with pytest.raises(errors.ConfigError, match='^BLEURT requires a checkpoint'):
+    risks.score(bleurt.score, np.array([['a', 'b']]), np.array(['c']))

@@ -9,6 +9,7 @@ import pytest
 from calm_jax import (
   calibration,
   contracts,
+  dump_arrays,
   errors,
   evaluation,
   models,
@@ -20,7 +21,6 @@ from calm_jax.evaluation import (
   confidence_cost,
   flops,
   network_sizes,
-  outputs,
 )
 
 GRID, N, T, L = (1.0, 0.6, 0.3), 40, 6, 4
@@ -381,7 +381,7 @@ def test_outputs_that_all_loop_have_no_mean():
 
 
 def test_the_end_of_a_text_is_the_models_s():
-  assert outputs._EOS_ID == models.EOS_ID
+  assert dump_arrays.EOS_ID == models.EOS_ID
 
 
 def test_example_losses_are_the_greatest():
