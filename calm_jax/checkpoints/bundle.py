@@ -169,6 +169,9 @@ def save_bundle(
     json_records.write_bytes_atomically(
       directory / CLASSIFIERS_FILE, classifiers
     )
+  else:
+    # Those of a model that was here before belong to that one.
+    (directory / CLASSIFIERS_FILE).unlink(missing_ok=True)
   json_records.write_bytes_atomically(directory / VOCABULARY_FILE, vocabulary)
   json_records.write_json_atomically(directory / CONFIG_FILE, config_file)
 
@@ -195,9 +198,10 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
   named = _read_arrays(directory / PARAMS_FILE, config_file.params_sha256)
   _check_shapes(named, config, str(directory / PARAMS_FILE))
   if config_file.classifiers_sha256:
-    named |= _read_arrays(
-      directory / CLASSIFIERS_FILE, config_file.classifiers_sha256
-    )
+    path = directory / CLASSIFIERS_FILE
+    trained = _read_arrays(path, config_file.classifiers_sha256)
+    param_trees.check_exit_classifiers(trained, str(path))
+    named |= trained
   return Bundle(
     params=param_trees.unflatten(
       {name: array.astype(np.float32) for name, array in named.items()}

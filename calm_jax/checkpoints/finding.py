@@ -48,12 +48,14 @@ def find_checkpoint(path: str | os.PathLike) -> pathlib.Path:
 
 def steps_in(directory: pathlib.Path) -> list[int]:
   """The steps whose `checkpoint_<step>` is complete, ascending."""
-  matches = (
-    _STEP_NAME.fullmatch(path.name)
-    for path in directory.iterdir()
-    if path.is_dir()
-  )
-  return sorted(int(match[1]) for match in matches if match)
+  steps = (step_of(x.name) for x in directory.iterdir() if x.is_dir())
+  return sorted(step for step in steps if step is not None)
+
+
+def step_of(name: str) -> int | None:
+  """The step that a directory called `checkpoint_<step>` is of, or None."""
+  match = _STEP_NAME.fullmatch(name)
+  return int(match[1]) if match else None
 
 
 def damaged(checkpoint: pathlib.Path, detail: str) -> errors.DataError:
@@ -64,8 +66,8 @@ def damaged(checkpoint: pathlib.Path, detail: str) -> errors.DataError:
     if f'checkpoint_{step}' != checkpoint.name
   ]
   names = ', '.join(f'checkpoint_{step}' for step in others) or 'none'
-  match = _STEP_NAME.fullmatch(checkpoint.name)
-  before = [step for step in others if match and step < int(match[1])]
+  own = step_of(checkpoint.name)
+  before = [step for step in others if own is not None and step < own]
   advice = (
     f' To go on from checkpoint_{before[-1]}, delete {checkpoint.name} or give'
     f' {checkpoint.parent / f"checkpoint_{before[-1]}"}.'

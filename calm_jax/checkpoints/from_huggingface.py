@@ -87,9 +87,9 @@ def load(directory: str | os.PathLike) -> ImportedModel:
   """
   directory = pathlib.Path(directory).expanduser().absolute()
   fields = _read_fields(directory)
-  config = _config(fields, directory / 'config.json')
+  config = _config(fields, directory / to_huggingface.CONFIG_FILE)
   tensors = safetensors_files.read_directory(directory)
-  _check_fields(tensors, fields, config, directory / 'config.json')
+  _check_fields(tensors, fields, config, directory / to_huggingface.CONFIG_FILE)
   if _is_tied_unscaled(fields) and 'shared.weight' in tensors:
     tensors.setdefault('lm_head.weight', tensors['shared.weight'])
   params = _convert(tensors, config, directory)
@@ -98,9 +98,7 @@ def load(directory: str | os.PathLike) -> ImportedModel:
     config,
     str(directory),
   )
-  classifiers = directory / to_huggingface.CLASSIFIERS_FILE
-  if classifiers.is_file():
-    params |= safetensors_files.read_file(classifiers)
+  params |= _read_classifiers(directory / to_huggingface.CLASSIFIERS_FILE)
   vocabulary = directory / to_huggingface.VOCABULARY_FILE
   if vocabulary.is_file():
     sha256sums.check(directory, [vocabulary.name])
@@ -111,6 +109,14 @@ def load(directory: str | os.PathLike) -> ImportedModel:
   )
 
 
+def _read_classifiers(path: pathlib.Path) -> dict[str, np.ndarray]:
+  if not path.is_file():
+    return {}
+  tensors = safetensors_files.read_file(path)
+  param_trees.check_exit_classifiers(tensors, str(path))
+  return {name: array.astype(np.float32) for name, array in tensors.items()}
+
+
 def load_config(directory: str | os.PathLike) -> network.T5Config:
   """Reads config.json.
 
@@ -119,11 +125,13 @@ def load_config(directory: str | os.PathLike) -> network.T5Config:
       or 1.1 (gated GELU); names the field.
   """
   directory = pathlib.Path(directory)
-  return _config(_read_fields(directory), directory / 'config.json')
+  return _config(
+    _read_fields(directory), directory / to_huggingface.CONFIG_FILE
+  )
 
 
 def _read_fields(directory: pathlib.Path) -> dict[str, Any]:
-  path = directory / 'config.json'
+  path = directory / to_huggingface.CONFIG_FILE
   fields = json_records.read_json(path)
   if not isinstance(fields, dict):
     raise errors.DataError(f'{path} must hold a JSON object, got {fields!r}.')

@@ -89,19 +89,20 @@ def _plain(config: network.T5Config) -> network.T5Config:
 
 
 def _load_with_own_config(directory: pathlib.Path) -> LoadedModel | None:
-  if bundle.is_bundle(directory):
+  if not tells_config(directory):
+    return None
+  # No other kind has this file: one that lacks the vocabulary is told so.
+  if (directory / bundle.PARAMS_FILE).is_file():
     found = bundle.load_bundle(directory)
     return LoadedModel(
       found.params, found.config, found.info, found.vocabulary_path
     )
-  if tells_config(directory):
-    imported = from_huggingface.load(directory)
-    return LoadedModel(
-      imported.params,
-      imported.config,
-      vocabulary_path=imported.vocabulary_path,
-    )
-  return None
+  imported = from_huggingface.load(directory)
+  return LoadedModel(
+    imported.params,
+    imported.config,
+    vocabulary_path=imported.vocabulary_path,
+  )
 
 
 def _load_checkpoint(

@@ -196,10 +196,7 @@ def restore_params(path: str | os.PathLike) -> dict[str, Any]:
       f'{checkpoint} holds no parameters (no array under params/).'
     )
   template = param_trees.unflatten(
-    {
-      name: jax.ShapeDtypeStruct(fields['shape'], fields['dtype'])
-      for name, fields in described.items()
-    }
+    {name: _array_of(fields) for name, fields in described.items()}
   )
   return _read(checkpoint, template, described)['params']
 
@@ -260,8 +257,12 @@ def read_arrays(checkpoint: pathlib.Path, template: Any) -> Any:
   except Exception as error:  # Orbax lets many types through.
     logging.debug('Orbax could not read %s', checkpoint, exc_info=True)
     raise finding.damaged(checkpoint, _first_line(error)) from error
+  arrays = param_trees.flatten(tree)
   for name, leaf in param_trees.flatten(template).items():
-    found = param_trees.flatten(tree)[name]
+    found = arrays[name]
+    # Orbax leaves the template where the checkpoint has no such array.
+    if not isinstance(found, np.ndarray | np.generic):
+      raise finding.damaged(checkpoint, f'it has no array {name}')
     if (found.shape, found.dtype) != (tuple(leaf.shape), leaf.dtype):
       raise finding.damaged(checkpoint, f'{name} is {found.dtype}{found.shape}')
   return tree
@@ -298,10 +299,15 @@ def _read_digests(checkpoint: pathlib.Path) -> dict[str, dict[str, Any]]:
   try:
     json_records.check_schema_version(content['schema_version'], str(path))
     for fields in content['arrays'].values():
-      _signature(fields), fields['sha256']
+      _array_of(fields), fields['sha256']
     return content['arrays']
   except (AttributeError, KeyError, TypeError) as error:
-    raise finding.damaged(checkpoint, f'{path.name} lacks {error}') from error
+    detail = f'{_DIGESTS}/{path.name}: {error!r}'
+    raise finding.damaged(checkpoint, detail) from error
+
+
+def _array_of(fields: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(fields['shape'], fields['dtype'])
 
 
 def _signature(fields: Mapping[str, Any]) -> str:

@@ -14,10 +14,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from calm_jax import errors
+from calm_jax.early_exit import classifiers
 from calm_jax.t5 import network
-
-# Where the parameters of trained exit classifiers stand, by their names.
-EXIT_CLASSIFIERS = 'exit_classifiers'
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -63,11 +61,27 @@ def of_network(named: Mapping[str, Any]) -> dict[str, Any]:
 
   These are as many as were trained, and each measure checks its own.
   """
-  return {
-    name: leaf
-    for name, leaf in named.items()
-    if not name.startswith(EXIT_CLASSIFIERS + '/')
-  }
+  return {name: x for name, x in named.items() if not _of_classifier(name)}
+
+
+def check_exit_classifiers(named: Iterable[str], where: str) -> None:
+  """Refuses a file of exit classifiers that holds anything else.
+
+  Its arrays go beside those of the network, which they must not replace.
+
+  Raises:
+    DataError: names the first array that belongs to no exit classifier.
+  """
+  for name in named:
+    if not _of_classifier(name):
+      raise errors.DataError(
+        f'{where} must hold exit classifiers alone (names that begin with'
+        f' {classifiers.PARAMS}/), but has {name}; copy the folder again.'
+      )
+
+
+def _of_classifier(name: str) -> bool:
+  return name.startswith(classifiers.PARAMS + '/')
 
 
 def check_same(

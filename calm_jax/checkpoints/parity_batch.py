@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import errors
+from calm_jax.early_exit import classifiers
 from calm_jax.t5 import network
 
 EOS_ID = 1
@@ -97,7 +98,7 @@ def run(config: network.T5Config, params: Any, batch: Batch) -> Outputs:
   Raises:
     NumericError: a logit is not finite.
   """
-  params = {name: params[name] for name in params if name != _CLASSIFIERS}
+  params = {name: params[name] for name in params if name != classifiers.PARAMS}
   logits = np.asarray(_logits_fn(config)(params, *_arrays(batch)), np.float64)
   logits = logits[0]
   if not np.isfinite(logits).all():
@@ -115,9 +116,6 @@ def run(config: network.T5Config, params: Any, batch: Batch) -> Outputs:
     logits_magnitude=float(np.abs(logits).sum()),
     predicted=tuple(logits.argmax(axis=-1).tolist()),
   )
-
-
-_CLASSIFIERS = 'exit_classifiers'
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,15 +11,14 @@ import functools
 import logging
 import os
 import pathlib
-import re
 import tempfile
 from collections.abc import Iterator
 
 from etils import epath
 
 from calm_jax import errors
+from calm_jax.checkpoints import finding
 
-_STEP_NAME = re.compile(r'checkpoint_(\d+)/?')
 # Weights in formats that are not read, and state that goes with no parameters.
 _LEFT_OUT = ('.bin', '.h5', '.msgpack', '.ot', '.onnx')
 
@@ -94,9 +93,9 @@ def _explained(url: str) -> Iterator[None]:
 
 def _newest_checkpoint(source: epath.Path) -> epath.Path:
   steps = {
-    int(match[1]): child
+    step: child
     for child in source.iterdir()
-    if (match := _STEP_NAME.fullmatch(child.name))
+    if (step := finding.step_of(child.name.rstrip('/'))) is not None
   }
   return steps[max(steps)] if steps else source
 

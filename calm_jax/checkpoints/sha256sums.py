@@ -32,7 +32,7 @@ def write(directory: pathlib.Path, names: Iterable[str]) -> None:
   json_records.write_bytes_atomically(directory / FILE, content)
 
 
-def check(directory: pathlib.Path, names: Iterable[str] | None = None) -> int:
+def check(directory: pathlib.Path, names: Iterable[str] | None = None) -> None:
   """Compares files with the sums that are known of them.
 
   Args:
@@ -40,29 +40,23 @@ def check(directory: pathlib.Path, names: Iterable[str] | None = None) -> int:
     names: of files in it; all that SHA256SUMS lists and that are there if
       None.
 
-  Returns:
-    How many files had a sum.
-
   Raises:
     DataError: a file has another sum, or SHA256SUMS cannot be understood.
   """
   listed = _listed(directory / FILE)
   if names is None:
     names = [name for name in listed if (directory / name).is_file()]
-  checked = 0
   for name in names:
     path = directory / name
     expected = listed.get(name) or _of_download(path)
     if expected is None:
       continue
-    checked += 1
     found = _sha256(path)
     if found != expected:
       raise errors.DataError(
         f'{path} is damaged: its sha256 must be {expected[:12]}..., got'
         f' {found[:12]}...; download or copy it again.'
       )
-  return checked
 
 
 def _listed(path: pathlib.Path) -> dict[str, str]:
@@ -71,13 +65,17 @@ def _listed(path: pathlib.Path) -> dict[str, str]:
   listed = {}
   for number, line in enumerate(_read_lines(path), 1):
     match = _LINE.fullmatch(line)
-    if match is None or '..' in pathlib.PurePosixPath(match[2]).parts:
+    if match is None or not _is_below(pathlib.PurePosixPath(match[2])):
       raise errors.DataError(
         f'{path} must hold lines as sha256sum writes them, a sum and a name'
         f' below its folder; line {number} is {line[:80]!r}.'
       )
     listed[match[2]] = match[1].lower()
   return listed
+
+
+def _is_below(name: pathlib.PurePosixPath) -> bool:
+  return not name.is_absolute() and '..' not in name.parts
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:

@@ -92,6 +92,8 @@ def _fields(shapes: Shapes) -> dict[str, Any] | None:
     return None
   if min(vocab_size, emb_dim, num_heads, joined, mlp_dim) < 1:
     return None
+  if joined % num_heads:
+    return None
   layers = {'encoder': 0, 'decoder': 0}
   for name in shapes:
     if match := _LAYER.match(name):

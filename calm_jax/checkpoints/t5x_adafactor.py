@@ -23,11 +23,6 @@ _STATES = 'state/param_states/'
 _ACCUMULATORS = ('v_row', 'v_col', 'v')
 
 
-def has_state(checkpoint: from_t5x.Checkpoint) -> bool:
-  """Whether the checkpoint holds accumulators; some have parameters only."""
-  return any(name.startswith(_STATES) for name in checkpoint.shapes)
-
-
 def read_step(checkpoint: from_t5x.Checkpoint) -> int:
   """How many updates were made.
 

@@ -69,6 +69,8 @@ class _ZarrArray:
     # Only the last part of the path: the checkpoint may have been moved, and
     # must not make us read elsewhere.
     name = pathlib.PurePosixPath(spec['kvstore']['path']).name
+    if name == '..':
+      raise ValueError('an array must lie beside the index')
     self._directory = directory / name
     metadata = spec['metadata']
     self.shape = tuple(metadata['shape'])

@@ -78,7 +78,7 @@ def save(
     directory: created if it does not exist; a model in it is replaced.
     params: parameters of the network and of its exit classifiers.
     config: sizes of the network.
-    vocabulary_path: a SentencePiece file, copied.
+    vocabulary_path: a SentencePiece file, copied; may be the one in place.
 
   Raises:
     ConfigError: the feed-forward block is neither T5 1.0's nor 1.1's.
@@ -102,8 +102,10 @@ def save(
   _write_tensors(directory / PARAMS_FILE, tensors)
   if classifiers:
     _write_tensors(directory / CLASSIFIERS_FILE, classifiers)
-  else:
-    # Those of a model that was here before belong to that one.
+  # What a model that was here before had, and this one has not, goes.
+  if vocabulary_path is None:
+    (directory / VOCABULARY_FILE).unlink(missing_ok=True)
+  if not classifiers:
     (directory / CLASSIFIERS_FILE).unlink(missing_ok=True)
   sha256sums.write(
     directory,

@@ -1,13 +1,21 @@
 """Bundles: what is written is read back, and nothing else is taken for it."""
 
+import hashlib
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from calm_jax import errors
-from calm_jax.checkpoints import bundle, digests, from_huggingface, param_trees
+from calm_jax.checkpoints import (
+  bundle,
+  digests,
+  from_huggingface,
+  load,
+  param_trees,
+)
 from calm_jax.t5 import network
 
 INFO = bundle.BundleInfo(
@@ -61,6 +69,32 @@ def test_exit_classifiers_are_kept_beside_the_network(
   np.testing.assert_array_equal(
     loaded['exit_classifiers']['linear']['kernel'], kernel
   )
+
+
+def test_classifiers_of_the_model_before_are_taken_away(
+  tiny, vocabulary, saved
+):
+  kernel = np.float32([[0.5]])
+  params = {**tiny.params, 'exit_classifiers': {'linear': {'kernel': kernel}}}
+  bundle.save_bundle(saved, params, tiny.config, INFO, vocabulary)
+  assert (saved / bundle.CLASSIFIERS_FILE).is_file()
+  bundle.save_bundle(saved, tiny.params, tiny.config, INFO, vocabulary)
+  assert not (saved / bundle.CLASSIFIERS_FILE).exists()
+  assert 'exit_classifiers' not in bundle.load_bundle(saved).params
+
+
+def test_a_file_of_classifiers_replaces_no_array_of_the_network(saved):
+  """Whoever writes a folder by hand makes the digests fit, too."""
+  name = 'encoder/encoder_norm/scale'
+  content = safetensors.numpy.save({name: np.zeros(16, np.float16)})
+  (saved / bundle.CLASSIFIERS_FILE).write_bytes(content)
+  path = saved / bundle.CONFIG_FILE
+  fields = json.loads(path.read_text())
+  fields['classifiers_sha256'] = hashlib.sha256(content).hexdigest()
+  del fields['record_sha256']
+  path.write_text(json.dumps(fields))
+  with pytest.raises(errors.DataError, match=f'alone.*but has {name}'):
+    bundle.load_bundle(saved)
 
 
 def test_saving_what_was_loaded_changes_no_byte(saved, tmp_path):
@@ -120,6 +154,9 @@ def test_a_missing_file_is_named(saved, name):
   (saved / name).unlink()
   with pytest.raises(errors.DataError, match=name):
     bundle.load_bundle(saved)
+  if name == bundle.VOCABULARY_FILE:
+    with pytest.raises(errors.DataError, match='model folder: it needs'):
+      load.load_model(saved)
 
 
 def test_parameters_of_another_size_are_refused(tiny, vocabulary, tmp_path):

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgpack
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from testing import t5x_files
 
 from calm_jax import errors
 from calm_jax.checkpoints import (
@@ -121,12 +121,7 @@ def t5x_orbax(tmp_path, **_):
   random = np.random.default_rng(0)
   kernel = random.normal(size=(40, 30)).astype(np.float32)
   tree = {'target': {'kernel': kernel}, 'state': {'step': np.int32(3)}}
-  options = ocp.CheckpointManagerOptions(
-    step_prefix='checkpoint', enable_async_checkpointing=False
-  )
-  with ocp.CheckpointManager(tmp_path / 'run', options=options) as manager:
-    items = {'state': ocp.args.PyTreeSave(tree)}
-    manager.save(3, args=ocp.args.Composite(**items))
+  t5x_files.write_orbax(tmp_path / 'run', 3, tree)
   shapes = {'target/kernel': (40, 30), 'state/step': ()}
 
   def read():

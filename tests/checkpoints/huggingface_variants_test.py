@@ -284,7 +284,15 @@ def test_the_downloader_s_local_folder_tells_the_sum(untied):
   from_huggingface.load(untied)
 
 
-def test_sums_that_cannot_be_read(untied):
-  (untied / 'SHA256SUMS').write_text('abc  model.safetensors\n')
+@pytest.mark.parametrize(
+  'line',
+  [
+    'abc  model.safetensors',
+    f'{"0" * 64}  ../model.safetensors',
+    f'{"0" * 64}  /etc/hostname',
+  ],
+)
+def test_sums_that_cannot_be_read(untied, line):
+  (untied / 'SHA256SUMS').write_text(f'{line}\n')
   with pytest.raises(errors.DataError, match='line 1 is'):
     from_huggingface.load(untied)

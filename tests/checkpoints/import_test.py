@@ -79,6 +79,12 @@ def test_t5x_index_may_not_lead_out_of_its_directory(t5x, config):
   index.write_bytes(msgpack.packb(content))
   with pytest.raises(errors.DataError, match='checkpoint_0/elsewhere'):
     from_t5x.load_params(t5x, config)
+  # The folder above, made an array of the right shape.
+  shutil.copytree(t5x / 'elsewhere', t5x, dirs_exist_ok=True)
+  scale['kvstore']['path'] = f'{t5x}/checkpoint_0/..'
+  index.write_bytes(msgpack.packb(content))
+  with pytest.raises(errors.DataError, match='must lie beside the index'):
+    from_t5x.load_params(t5x, config)
 
 
 def test_t5x_other_network_lists_all_differences(t5x, config):

@@ -172,6 +172,25 @@ def test_fault_31_a_wrong_digest_names_the_array_and_the_file(store):
   assert 'beside it: checkpoint_4. Copy it again.' in message
 
 
+@pytest.mark.parametrize(
+  ('written', 'damaged'),
+  [
+    ('"float32"', '"floot32"'),
+    ('"schema_version"', '"schema_versiom"'),
+    ('"params/scale"', '"params/scald"'),
+    ('"sha256"', '"sha25v"'),
+  ],
+)
+def test_fault_31_damaged_digests_are_told(store, written, damaged):
+  store.save(3, tree_of(3))
+  path = store.directory / 'checkpoint_3' / 'digests' / 'metadata'
+  content = path.read_text()
+  assert written in content
+  path.write_text(content.replace(written, damaged))
+  with pytest.raises(errors.DataError, match='checkpoint_3 is damaged'):
+    orbax_io.restore_params(store.directory)
+
+
 def test_fault_30_the_step_before_a_damaged_one_is_offered(store):
   for step in (2, 3, 5):
     store.save(step, tree_of(step))

@@ -9,9 +9,8 @@ import shutil
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from testing import t5x_files
+from testing import t5x_files, tiny_t5
 
 from calm_jax import errors, optimizers
 from calm_jax.checkpoints import (
@@ -21,6 +20,7 @@ from calm_jax.checkpoints import (
   orbax_io,
   param_trees,
   sha256sums,
+  sizes_of_arrays,
   t5x_training_state,
 )
 
@@ -41,12 +41,7 @@ def orbax(t5x_tiny, tmp_path_factory):
   checkpoint = from_t5x.open_checkpoint(t5x_tiny / 't5_1_1_tiny')
   tree = param_trees.unflatten(checkpoint.read(checkpoint.shapes))
   directory = tmp_path_factory.mktemp('orbax')
-  options = ocp.CheckpointManagerOptions(
-    step_prefix='checkpoint', enable_async_checkpointing=False
-  )
-  with ocp.CheckpointManager(directory, options=options) as manager:
-    items = {'state': ocp.args.PyTreeSave(tree)}
-    manager.save(12, args=ocp.args.Composite(**items))
+  t5x_files.write_orbax(directory, 12, tree)
   return directory
 
 
@@ -64,12 +59,44 @@ def test_orbax_gives_the_native_one_s_parameters(native, orbax, config):
   assert_same(load.load_model(orbax / 'checkpoint_12', config).params, expected)
 
 
+def test_exit_classifiers_come_along(tmp_path):
+  """Those that our model trained under T5X."""
+  config = tiny_t5.tiny_config(tied=False)
+  params = jax.tree.map(np.asarray, tiny_t5.tiny_params(config))
+  state = {'step': np.int32(7), 'param_states': {'a': np.ones(3, np.float32)}}
+  t5x_files.write_orbax(tmp_path, 7, {'target': params, 'state': state})
+  found = load.load_model(tmp_path, config).params
+  assert 'exit_classifiers' in found
+  assert_same(found, params)
+
+
+def test_a_damaged_orbax_checkpoint_is_refused(orbax, config, tmp_path):
+  directory = shutil.copytree(orbax / 'checkpoint_12', tmp_path / 'copy')
+  data = max(directory.rglob('d/*'), key=lambda path: path.stat().st_size)
+  data.write_bytes(data.read_bytes()[:100])
+  assert from_t5x.is_t5x(directory)
+  with pytest.raises(errors.DataError, match='copy is damaged'):
+    load.load_model(directory, config)
+
+
 def test_sizes_are_told_from_the_arrays(t5x_tiny, orbax, config):
   assert from_t5x.load_config(orbax) == config
   tied = from_t5x.load_config(t5x_tiny / 't5_1_0_tiny')
   assert tied == config.replace(
     mlp_activations=('relu',), logits_via_embedding=True
   )
+
+
+def test_heads_that_cannot_be_are_told(t5x_tiny):
+  checkpoint = from_t5x.open_checkpoint(t5x_tiny / 't5_1_1_tiny')
+  shapes = {
+    name.removeprefix('target/'): shape
+    for name, shape in checkpoint.shapes.items()
+    if name.startswith('target/')
+  }
+  shapes['encoder/relpos_bias/rel_embedding'] = (600, 32)
+  with pytest.raises(errors.DataError, match='does not hold a T5'):
+    sizes_of_arrays.config_of(shapes, 'a file')
 
 
 def test_other_sizes_are_named_by_field(orbax, config):
@@ -98,14 +125,9 @@ def test_sums_find_what_orbax_does_not(orbax, config, tmp_path):
 
 
 def test_a_foreign_orbax_checkpoint_is_refused(tmp_path, config):
-  with ocp.CheckpointManager(
-    tmp_path,
-    options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-  ) as manager:
-    items = {'state': ocp.args.PyTreeSave({'model': np.ones(3, np.float32)})}
-    manager.save(1, args=ocp.args.Composite(**items))
+  t5x_files.write_orbax(tmp_path, 1, {'model': np.ones(3, np.float32)})
   with pytest.raises(errors.DataError, match='no arrays under target/, but mo'):
-    load.load_model(tmp_path / '1', config)
+    load.load_model(tmp_path, config)
 
 
 def test_mesh_tensorflow_is_told_by_its_files(tmp_path, config):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from testing import tiny_t5
 
 from calm_jax import errors
@@ -16,6 +17,7 @@ from calm_jax.checkpoints import (
 from calm_jax.cli import main
 
 NAMES = ('t5_v1_0_tiny', 't5_v1_1_tiny')
+FILES = ['SHA256SUMS', 'config.json', 'model.safetensors']
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -30,11 +32,7 @@ def test_what_was_imported_goes_out_bit_by_bit(hf_tiny, tmp_path, name):
   expected.setdefault('tie_word_embeddings', True)
   del expected['transformers_version']
   assert fields == expected
-  assert sorted(x.name for x in tmp_path.iterdir()) == [
-    'SHA256SUMS',
-    'config.json',
-    'model.safetensors',
-  ]
+  assert sorted(x.name for x in tmp_path.iterdir()) == FILES
 
 
 @pytest.mark.parametrize(
@@ -56,13 +54,35 @@ def test_ours_comes_back_with_its_exit_classifiers(tmp_path, gated, tied):
     np.testing.assert_array_equal(found[name], array)
 
 
-def test_classifiers_of_the_model_before_are_taken_away(tmp_path):
+def test_files_of_the_model_before_are_taken_away(tmp_path):
   config = tiny_t5.tiny_config(tied=True)
   params = dict(tiny_t5.tiny_params(config))
-  to_huggingface.save(tmp_path, params, config)
+  vocabulary = tmp_path / 'some.model'
+  vocabulary.write_bytes(b'pieces')
+  folder = tmp_path / 'model'
+  to_huggingface.save(folder, params, config, vocabulary)
+  # In place, where the vocabulary is read from the file it goes to.
+  to_huggingface.save(folder, params, config, folder / 'spiece.model')
+  assert load.load_model(folder).vocabulary_path.read_bytes() == b'pieces'
   del params['exit_classifiers']
-  to_huggingface.save(tmp_path, params, config)
-  assert 'exit_classifiers' not in load.load_model(tmp_path).params
+  to_huggingface.save(folder, params, config)
+  assert sorted(x.name for x in folder.iterdir()) == FILES
+
+
+def test_a_file_of_classifiers_holds_nothing_else(tmp_path):
+  config = tiny_t5.tiny_config(tied=True)
+  to_huggingface.save(tmp_path, tiny_t5.tiny_params(config), config)
+  path = tmp_path / 'exit_classifiers.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  half = {name: array.astype(np.float16) for name, array in tensors.items()}
+  (tmp_path / 'SHA256SUMS').unlink()
+  safetensors.numpy.save_file(half, path)
+  found = param_trees.flatten(load.load_model(tmp_path).params)
+  assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
+  scale = 'decoder/decoder_norm/scale'
+  safetensors.numpy.save_file({**half, scale: np.zeros(16)}, path)
+  with pytest.raises(errors.DataError, match=f'alone.*but has {scale}'):
+    load.load_model(tmp_path)
 
 
 def test_other_feed_forward_blocks_have_no_place(tmp_path):

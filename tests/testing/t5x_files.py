@@ -1,7 +1,8 @@
-"""T5X's native checkpoints, written as T5X writes small arrays."""
+"""T5X's checkpoints in both of its formats, written as T5X writes them."""
 
 import msgpack
 import numpy as np
+import orbax.checkpoint as ocp
 
 from calm_jax.checkpoints import from_t5x, param_trees
 
@@ -21,3 +22,13 @@ def write_native(directory, arrays) -> from_t5x.Checkpoint:
     msgpack.packb({'version': 3, 'optimizer': tree})
   )
   return from_t5x.open_checkpoint(directory)
+
+
+def write_orbax(model_dir, step, tree) -> None:
+  """Makes `model_dir/checkpoint_<step>` of the items that T5X gives Orbax."""
+  options = ocp.CheckpointManagerOptions(
+    step_prefix='checkpoint', enable_async_checkpointing=False
+  )
+  with ocp.CheckpointManager(model_dir, options=options) as manager:
+    items = {'state': ocp.args.PyTreeSave(tree)}
+    manager.save(step, args=ocp.args.Composite(**items))
