@@ -46,7 +46,7 @@ class Batches:
   Example:
     examples = load_tokenized('docstring_restoration', 'train')
     batches = Batches(examples, batch_size=64, seed=0)
-    for step, batch in batches.starting_at(step): ...
+    batch = batches.batch_at(step)
   """
 
   def __init__(
@@ -152,12 +152,6 @@ class Batches:
       inputs_length=length,
       targets_length=length,
     )
-
-  def starting_at(self, step: int = 0) -> Iterator[tuple[int, arrays.Batch]]:
-    """Endless (step, batch) pairs from `step` on."""
-    while True:
-      yield step, self.batch_at(step)
-      step += 1
 
   def _batches_per_epoch(self, short_only: bool) -> int:
     buckets = self._buckets[:1] if short_only else self._buckets

@@ -52,7 +52,10 @@ class FileTask:
     if isinstance(self.files, str):
       return
     known = {*splits.SPLITS, HELD_OUT}
-    if not self.files or not isinstance(self.files, Mapping):
+    is_by_split = isinstance(self.files, Mapping) and self.files
+    if not is_by_split or not all(
+      isinstance(path, str) for path in self.files.values()
+    ):
       raise errors.ConfigError(
         f'The files of task {self.name} must be a path, or paths by split such'
         f" as {{'train': 'train.tsv', 'held_out': 'dev.tsv'}}; got"

@@ -41,7 +41,11 @@ class PretrainingTask:
   mean_noise_span_length: float = 3.0
 
   def __post_init__(self):
-    if not isinstance(self.files, Mapping) or set(self.files) != set(_SPLITS):
+    if (
+      not isinstance(self.files, Mapping)
+      or set(self.files) != set(_SPLITS)
+      or not all(isinstance(path, str) for path in self.files.values())
+    ):
       raise errors.ConfigError(
         'TEXT_FILES must give a path for train and one for validation, such as'
         " {'train': 'text/*.txt', 'validation': 'held_out.txt'}; got"

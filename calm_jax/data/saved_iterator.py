@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from calm_jax import errors
+
 _log = logging.getLogger(__name__)
 
 
@@ -25,6 +27,9 @@ class SavedIterator(Iterator):
     convert: from a NumPy element to what is given.
     skipped: elements to leave out where no place is saved.
     saved_at: a path that `save` wrote, which then counts; or None.
+
+  Raises:
+    DataError: what `save` wrote is damaged.
   """
 
   def __init__(
@@ -40,11 +45,22 @@ class SavedIterator(Iterator):
     self._convert = convert
     self._checkpoint = tf.train.Checkpoint(iterator=self._iterator)
     if saved_at is not None and _index_of(saved_at).is_file():
-      self._checkpoint.read(os.fspath(saved_at)).assert_consumed()
+      self._restore(saved_at)
       return
     # Not `dataset.skip`: the place in that is another's.
     for _ in range(skipped):
       next(self._iterator)
+
+  def _restore(self, saved_at: str | os.PathLike) -> None:
+    try:
+      self._checkpoint.read(os.fspath(saved_at)).assert_consumed()
+    except Exception as error:  # TensorFlow lets many types through.
+      first_line = (str(error) or type(error).__name__).splitlines()[0][:200]
+      raise errors.DataError(
+        f'The place in the data, {saved_at}, cannot be read ({first_line}).'
+        f' Delete {_index_of(saved_at)}: the run then reads again, and throws'
+        ' away, what it has seen.'
+      ) from error
 
   def __next__(self) -> Any:
     element = next(self._iterator)

@@ -5,7 +5,7 @@ import warnings
 import seqio
 
 from calm_jax import errors, text_metrics
-from calm_jax.data import corpus, task_registry, tasks
+from calm_jax.data import corpus, seqio_tasks, task_registry, tasks
 
 # T5's metric functions of whole splits (t5.evaluation.metrics) -> those of one
 # output that stand in for them. Ours keep their own names.
@@ -51,10 +51,11 @@ def load(name: str, split: str) -> list[corpus.Example]:
     split: one that the task has.
 
   Raises:
-    ConfigError: the task has no such split.
+    ConfigError: the task has no such split, or no inputs.
     DataError: it has no examples.
   """
   task = seqio.TaskRegistry.get(name)
+  seqio_tasks.check_features(name, task.output_features)
   if split not in task.splits:
     raise errors.unknown_name(f'split of {name}', split, task.splits)
   dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)

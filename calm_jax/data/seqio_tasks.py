@@ -11,7 +11,7 @@ import difflib
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -135,8 +135,8 @@ class SeqioBatches:
     """Batches of step `start_step` and later, as `arrays.to_batch` makes them.
 
     Raises:
-      ConfigError: unknown task, mixture or split; a bad feature length; a
-        vocabulary larger than `vocab_size`.
+      ConfigError: unknown task, mixture or split; a task without inputs; a
+        bad feature length; a vocabulary larger than `vocab_size`.
     """
     return self.share_from(start_step, 0, 1)
 
@@ -222,12 +222,22 @@ def _prepare(name: str, split: str, vocab_size: int | None = None) -> None:
   add_to_seqio(name)
   _check_names(name, split)
   features = seqio.get_mixture_or_task(name).output_features
+  check_features(name, features)
   needed = max(x.vocabulary.vocab_size for x in features.values())
   # JAX would read the last row of the embedding for every larger id.
   if vocab_size is not None and vocab_size < needed:
     raise errors.ConfigError(
       f'VOCAB_SIZE must be at least {needed}, the size of the vocabulary of'
       f' {name}, got {vocab_size}.'
+    )
+
+
+def check_features(name: str, features: Iterable[str]) -> None:
+  """Raises a ConfigError where a task is none for an encoder-decoder."""
+  if missing := {'inputs', 'targets'} - set(features):
+    raise errors.ConfigError(
+      f'The task {name} must have the features inputs and targets, as an'
+      f' encoder-decoder reads; it has no {" and no ".join(sorted(missing))}.'
     )
 
 
@@ -282,18 +292,23 @@ def _remove(registry, name: str) -> None:
     registry.remove(name)
 
 
-def _is_registered(name: str) -> bool:
+def _registered_names() -> set[str]:
   import seqio
 
-  return name in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+
+
+def _is_registered(name: str) -> bool:
+  return name in _registered_names()
 
 
 def _check_names(name: str, split: str) -> None:
   import seqio
 
-  names = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-  if name not in names:
-    near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0)
+  if not _is_registered(name):
+    near = difflib.get_close_matches(
+      name, sorted(_registered_names()), n=1, cutoff=0
+    )
     raise errors.ConfigError(
       f'MIXTURE_OR_TASK_NAME must be registered with seqio, got {name!r}. Did'
       f' you mean {near[0]!r}?'

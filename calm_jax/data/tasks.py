@@ -4,8 +4,7 @@ Free of TensorFlow. `seqio_tasks` registers the same names with seqio.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from calm_jax import errors, text_metrics
 from calm_jax.data import prose
@@ -78,7 +77,7 @@ def get_task(name: str) -> TaskInfo:
   """
   if name in TASKS:
     return TASKS[name]
-  raise errors.ConfigError(f'Unknown task {name!r}. {_known(name, TASKS)}')
+  raise errors.unknown_name('built-in task', name, TASKS)
 
 
 def task_names(task_or_mixture: str) -> tuple[str, ...]:
@@ -91,9 +90,8 @@ def task_names(task_or_mixture: str) -> tuple[str, ...]:
     return tuple(TASKS)
   if task_or_mixture in TASKS:
     return (task_or_mixture,)
-  raise errors.ConfigError(
-    f'Unknown task or mixture {task_or_mixture!r}.'
-    f' {_known(task_or_mixture, [*TASKS, MIXTURE])}'
+  raise errors.unknown_name(
+    'built-in task or mixture', task_or_mixture, [*TASKS, MIXTURE]
   )
 
 
@@ -117,9 +115,3 @@ def _metric_fn(name: str) -> Callable[..., dict[str, float]]:
   # seqio names a metric's plots after its function.
   metric_fn.__name__ = name
   return metric_fn
-
-
-def _known(name: str, names: Iterable[str]) -> str:
-  names = list(names)
-  near = difflib.get_close_matches(name, names, n=1, cutoff=0)
-  return f'Did you mean {near[0]!r}? Known: {", ".join(names)}.'

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from calm_jax import errors
+from calm_jax import errors, json_records
 from calm_jax.data import case_factoring, corpus, tasks
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -187,6 +187,7 @@ def train_vocabulary(
 
   Raises:
     ConfigError: the text is too small for so many pieces.
+    ResourceError: the file cannot be written.
   """
   sentences = list(training_text() if sentences is None else sentences)
   model = io.BytesIO()
@@ -219,7 +220,7 @@ def train_vocabulary(
       # Past the place in the C++ source.
       f' SentencePiece says: {str(error).split("] ")[-1]}'
     ) from error
-  _write_atomically(pathlib.Path(path), _without_paths(model.getvalue()))
+  json_records.write_bytes_atomically(path, _without_paths(model.getvalue()))
 
 
 def _without_paths(content: bytes) -> bytes:
@@ -313,16 +314,3 @@ def _processor(content: bytes, path: pathlib.Path):
       f' has {got}.'
     )
   return processor
-
-
-def _write_atomically(path: pathlib.Path, content: bytes) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-')
-  try:
-    with os.fdopen(handle, 'wb') as file:
-      file.write(content)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
-  except OSError:
-    pathlib.Path(name).unlink(missing_ok=True)
-    raise

@@ -1,6 +1,5 @@
 """Tests of token arrays and of the resumable stream of batches."""
 
-import itertools
 import subprocess
 import sys
 
@@ -130,10 +129,9 @@ def test_a_resumed_run_sees_the_same_batches(examples):
   uninterrupted = [one.batch_at(step) for step in range(80)]
   assert len(one) < 60
   for start in (0, 3, 4, 8, 9, 40, 79):
-    resumed = list(itertools.islice(make().starting_at(start), 80 - start))
-    assert [step for step, _ in resumed] == list(range(start, 80))
-    for step, batch in resumed:
-      _assert_same(batch, uninterrupted[step])
+    resumed = make()
+    for step in range(start, 80):
+      _assert_same(resumed.batch_at(step), uninterrupted[step])
   # Asking backwards makes no difference either.
   for step in reversed(range(80)):
     _assert_same(one.batch_at(step), uninterrupted[step])

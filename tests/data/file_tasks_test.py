@@ -161,8 +161,9 @@ def test_settings_that_do_not_fit_are_told(tmp_path):
     make_task('a.tsv', metric='chr')
   with pytest.raises(errors.ConfigError, match="mean 'validation'"):
     make_task({'validate': 'a.tsv'})
-  with pytest.raises(errors.ConfigError, match='paths by split'):
-    make_task({})
+  for files in ({}, {'train': 3}, ['a.tsv']):
+    with pytest.raises(errors.ConfigError, match='paths by split'):
+      make_task(files)
   with pytest.raises(errors.ConfigError, match='built-in'):
     task_registry.add(
       file_tasks.FileTask(name='docstring_restoration', files='a.tsv')

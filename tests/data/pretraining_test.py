@@ -155,6 +155,10 @@ def test_spans_are_drawn_anew_and_yet_repeatable(flags):
   [
     ('TEXT_FILES = "a.txt"', 'a path for train and one for validation'),
     ("TEXT_FILES = {'train': 'a.txt'}", 'a path for train and one'),
+    (
+      "TEXT_FILES = {'train': 'a.txt', 'validation': 3}",
+      'a path for train and one',
+    ),
     ('NOISE_DENSITY = 1.0', r'must be in \(0, 1\), got 1.0'),
     ('MEAN_NOISE_SPAN_LENGTH = 0.5', 'must be at least 1'),
     ('VOCABULARY_PATH = None', 'VOCABULARY_PATH must name'),

@@ -24,7 +24,11 @@ PAIRS = [(f'say: one two {i}' + ' and' * 100, f'three {i}') for i in (1, 2, 2)]
 def add_task(vocabulary_path):
   """Registers a task of the pairs with given preprocessors."""
 
-  def add_task(*preprocessors, metric_fns=(t5_metrics.bleu,)):
+  def add_task(
+    *preprocessors,
+    metric_fns=(t5_metrics.bleu,),
+    features=('inputs', 'targets'),
+  ):
     feature = seqio.Feature(vocabulary.load_vocabulary(vocabulary_path))
     seqio.TaskRegistry.add(
       'own_task',
@@ -40,7 +44,7 @@ def add_task(vocabulary_path):
         splits=('test',),
       ),
       preprocessors=[*preprocessors],
-      output_features={'inputs': feature, 'targets': feature},
+      output_features=dict.fromkeys(features, feature),
       metric_fns=[*metric_fns],
     )
 
@@ -72,6 +76,20 @@ def test_tokens_are_decoded_where_the_texts_are_gone(add_task):
   add_task(tokens_alone, seqio.preprocessors.append_eos_after_trim)
   found = task_examples.load('own_task', 'test')
   assert {(x.inputs, x.targets) for x in found.examples} == set(PAIRS)
+
+
+def test_a_task_without_inputs_is_told(add_task):
+  add_task(seqio.preprocessors.tokenize, features=('targets',))
+  with pytest.raises(errors.ConfigError, match='own_task .*has no inputs'):
+    task_examples.load('own_task', 'test')
+  source = seqio_tasks.SeqioBatches(
+    mixture_or_task_name='own_task',
+    split='test',
+    task_feature_lengths={'inputs': 8, 'targets': 8},
+    batch_size=2,
+  )
+  with pytest.raises(errors.ConfigError, match='own_task .*has no inputs'):
+    source(0)
 
 
 def with_prefix(targets, predictions, prefix):

@@ -73,6 +73,18 @@ def test_training_text_is_the_train_split_alone(source, cache_dir):
       assert (example.targets in text) == expected
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+  (tmp_path / 'file').touch()
+  sentences = [
+    'Quick brown foxes jump over the lazy dog; vowels go zigzag.',
+    'The cat (of a Server) returns "JSON", which a client reads again.',
+  ] * 9
+  with pytest.raises(errors.ResourceError, match='Cannot write .*some.model'):
+    vocabulary.train_vocabulary(
+      tmp_path / 'file' / 'some.model', vocab_size=300, sentences=sentences
+    )
+
+
 def test_too_little_text_is_told(tmp_path):
   path = tmp_path / 'never.model'
   with pytest.raises(errors.ConfigError, match='of 4096 pieces'):
