@@ -25,10 +25,23 @@ import numpy as np
 import tqdm
 
 from benchmarks import bandwidth, cases, outputs, rows, serve, systems
+from calm_jax import json_records
 from calm_jax.evaluation import speed
 
 _FEWEST_REPEATS = 3
 _OUTPUT = serve.ROOT / 'benchmarks' / 'results' / 'decode'
+# What the report keeps of the command.
+_SETTINGS = (
+  'models',
+  'batches',
+  'layers',
+  'source',
+  'tokens',
+  'repeats',
+  'row_seconds',
+  'threads',
+  'megabytes',
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -116,6 +129,11 @@ class Benchmark:
           continue
         self.versions |= opened[name]['versions']
         self.device = opened[name].get('device', self.device)
+      if not processes:
+        raise SystemExit(
+          f'No system is left to measure: {" ".join(self._args.systems)}'
+          f' (--systems) must begin names of {", ".join(systems.PROCESSES)}.'
+        )
       return [
         self._measure_batch(case, batch, processes, opened)
         for batch in self._args.batches
@@ -235,19 +253,6 @@ def report_of(benchmark: Benchmark, all_runs, args) -> dict:
   }
 
 
-_SETTINGS = (
-  'models',
-  'batches',
-  'layers',
-  'source',
-  'tokens',
-  'repeats',
-  'row_seconds',
-  'threads',
-  'megabytes',
-)
-
-
 def main(argv=None) -> None:
   args = make_parser().parse_args(argv)
   benchmark, all_runs = Benchmark(args), []
@@ -265,12 +270,15 @@ def main(argv=None) -> None:
 
 def _write(report: dict, output: pathlib.Path) -> str:
   """Writes the three files; returns the table."""
-  output.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(report, indent=2) + '\n'
-  output.with_suffix('.json').write_text(text)
   table = outputs.markdown(report)
-  output.with_suffix('.md').write_text(table)
-  output.with_suffix('.png').write_bytes(outputs.figure(report))
+  for ending, content in (
+    ('json', json.dumps(report, indent=2).encode() + b'\n'),
+    ('md', table.encode()),
+    ('png', outputs.figure(report)),
+  ):
+    # Not `with_suffix`: a name may have dots of its own.
+    path = output.with_name(f'{output.name}.{ending}')
+    json_records.write_bytes_atomically(path, content)
   return table
 
 

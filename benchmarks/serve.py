@@ -9,6 +9,7 @@ them works at a time.
 """
 
 import abc
+import contextlib
 import json
 import os
 import pathlib
@@ -118,7 +119,8 @@ class Process:
 
   def close(self) -> None:
     """Lets the process end."""
-    self._process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # It has ended by itself.
+      self._process.stdin.close()
     self._process.wait()
     self._process.stdout.close()
     self._errors.close()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,14 +25,18 @@ SIZES = network_sizes.NetworkSizes(
 @pytest.fixture(scope='module')
 def report(tmp_path_factory):
   """What one command writes, its measures being two."""
-  output = tmp_path_factory.mktemp('benchmark') / 'out' / 'decode'
+  folder = tmp_path_factory.mktemp('benchmark') / 'out'
+  output = folder / 'decode_v1.2'
   arguments = '--models tiny --batches 2 --systems calm --measures top_k_16'
   arguments += ' --tokens 6 --source 9 --repeats 3 --row_seconds 0'
   arguments += ' --megabytes 8 --layers 1 3 8'
   decode.main([*arguments.split(), f'--output={output}'])
-  assert output.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
-  table = output.with_suffix('.md').read_text()
-  found = json.loads(output.with_suffix('.json').read_text())
+  assert sorted(path.name for path in folder.iterdir()) == [
+    f'decode_v1.2.{ending}' for ending in ('json', 'md', 'png')
+  ]
+  assert Path(f'{output}.png').read_bytes().startswith(b'\x89PNG')
+  table = Path(f'{output}.md').read_text()
+  found = json.loads(Path(f'{output}.json').read_text())
   assert all(f'| {row["system"]} |' in table for row in found['rows'])
   return found
 
@@ -159,8 +164,18 @@ def test_every_measure_has_a_look_a_label_and_a_cost():
   assert systems.MIXED == programs.MIXED
 
 
-def test_a_process_that_cannot_start_says_why():
+@pytest.mark.parametrize('has_ended', [False, True])
+def test_a_process_that_cannot_start_says_why(has_ended):
   process = serve.Process(sys.executable, 'benchmarks.no_such_module')
+  if has_ended:  # Before anybody asks.
+    process._process.wait()
   with pytest.raises(serve.Unavailable, match='no_such_module'):
     process.ask('open')
   process.close()
+
+
+def test_no_system_at_all_is_told(tmp_path):
+  arguments = '--models tiny --systems ctranslate --megabytes 1 --threads 1'
+  with pytest.raises(SystemExit, match='No system is left.*CTranslate2 int8'):
+    decode.main([*arguments.split(), f'--output={tmp_path}/none'])
+  assert not list(tmp_path.iterdir())
