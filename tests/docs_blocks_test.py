@@ -102,7 +102,7 @@ def why_not(block):
 
 
 PYTHON_PAGES = sorted(
-  {block.page for block in BLOCKS if block.language == 'python'}
+  {x.page for x in BLOCKS if x.language == 'python' and not why_not(x)}
   - {page for page, language in ELSEWHERE if language == 'python'}
 )
 

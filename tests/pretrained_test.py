@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-import pytest
 
 import calm_jax
 from calm_jax import text_metrics
@@ -72,8 +71,3 @@ def test_is_small_enough_for_a_repository():
   folder = bundle.default_bundle_path()
   size = sum(path.stat().st_size for path in folder.iterdir())
   assert size < 22e6
-
-
-@pytest.mark.parametrize('name', ['params.safetensors', 'config.json'])
-def test_has_its_files(name):
-  assert (bundle.default_bundle_path() / name).is_file()
