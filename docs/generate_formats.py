@@ -20,15 +20,12 @@ _TABLE = re.compile(
 
 # Of fields that need no more words where they stand in the code.
 WORDS = {
-  'baselines': 'the metric of trivial systems, as the input copied',
   'batch_size': 'texts that were timed side by side',
   'calibrated': 'at the calibrated threshold, a SystemRow',
   'certified': 'whether the testing procedure certified it',
   'classifiers_sha256': "of exit_classifiers.safetensors; '' where it is not",
   'command': 'repeats the run',
   'consistency': "'textual', 'risk' or 'risk_difference'",
-  'config_digest': 'of network sizes, exits and lengths',
-  'data_digest': "of the task's data",
   'example_id': 'of the example, as in the dump',
   'failure_prob': 'epsilon of the paper',
   'feature_lengths': 'longest inputs and targets, in tokens',
@@ -41,7 +38,6 @@ WORDS = {
   'mean_loss': 'over the texts',
   'mean_metric': "the task's metric against the references",
   'metric': "name of the metric; of an example, the output's score",
-  'model_digest': 'of the weights',
   'network': 'sizes of the network, by the names of `t5.network.T5Config`',
   'num_decoder_layers': 'L',
   'num_examples': 'how many texts',
