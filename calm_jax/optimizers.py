@@ -5,7 +5,6 @@ logs the learning rate.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 
@@ -152,11 +151,8 @@ def _parse_factors(factors: str) -> tuple[str, ...]:
   names = tuple(name.strip() for name in factors.split('*'))
   for name in names:
     if name not in _FACTORS:
-      near = difflib.get_close_matches(name, _FACTORS, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
-      raise errors.ConfigError(
-        f'Learning-rate factors must be among {", ".join(_FACTORS)}, joined by'
-        f" ' * '; got {name!r}.{hint}"
+      raise errors.unknown_name(
+        "learning-rate factor, joined to others by ' * ',", name, _FACTORS
       )
   return names
 

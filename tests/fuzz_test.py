@@ -22,7 +22,7 @@ from calm_jax.cli import gin_setup, saved_config
 from calm_jax.data import file_tasks, vocabulary
 from calm_jax.dump import partial, reader, shards, writer
 from calm_jax.inference import results, sources
-from calm_jax.training import best, writers
+from calm_jax.training import best, evaluations, unlogged_steps, writers
 
 PLACES = 48  # at least, of each kind of damage, spread over the file
 CUT_AT_EACH = 64  # bytes
@@ -102,6 +102,26 @@ def best_checkpoint(tmp_path):
   return Target(path, lambda: best.History(rule, tmp_path, 10).best)
 
 
+def evaluated_steps(tmp_path):
+  steps = evaluations.EvaluatedSteps(tmp_path, 9)
+  for step in (2, 4, 9):
+    steps.add(step)
+  return Target(
+    tmp_path / evaluations.FILE_NAME,
+    lambda: evaluations.EvaluatedSteps(tmp_path, 9)._steps,
+  )
+
+
+def steps_without_a_line(tmp_path):
+  kept = unlogged_steps.UnloggedSteps(tmp_path, 0)
+  total = {'loss': np.float64(0.1), 'layer_loss': np.float64([0.7, 1.5])}
+  kept.keep(unlogged_steps.Window.of(4, 1.5, {'timing/a': 0.5}, total))
+  return Target(
+    tmp_path / unlogged_steps.FILE_NAME,
+    lambda: unlogged_steps.UnloggedSteps(tmp_path, 4).found,
+  )
+
+
 def complete_marker(tmp_path):
   """Of an inference run: what it says of the file beside it."""
   job = results.Job(
@@ -152,10 +172,10 @@ def metrics_log(tmp_path):
 
   def read():
     content = path.read_bytes()
-    found = [writers.has_entry(path, step) for step in range(9)]
     writers.drop_entries_after(path, 5)
+    kept = path.read_bytes()
     path.write_bytes(content)
-    return found
+    return kept
 
   return Target(path, read, is_checked=False)
 
@@ -225,6 +245,8 @@ TARGETS = (
   calibration_result,
   unfinished_job,
   best_checkpoint,
+  evaluated_steps,
+  steps_without_a_line,
   complete_marker,
   model_config,
   saved_configuration,

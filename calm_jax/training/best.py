@@ -86,8 +86,8 @@ class History:
   Args:
     rule: what is the best.
     model_dir: of the run.
-    start_step: evaluations of later steps, left by a run that went further
-      than its last checkpoint, are forgotten.
+    last_step: evaluations of later steps, left by a run that went further than
+      its last checkpoint or was killed in the middle of one, are forgotten.
     is_writer: whether this process writes the file.
 
   Raises:
@@ -98,7 +98,7 @@ class History:
     self,
     rule: BestCheckpoint,
     model_dir: pathlib.Path,
-    start_step: int,
+    last_step: int,
     is_writer: bool = True,
   ):
     self._rule = rule
@@ -109,7 +109,7 @@ class History:
       there = json_records.read_json(self._path, _File)
       if there.metric == rule.metric_name_to_monitor:
         self._evaluations = [
-          x for x in there.evaluations if x.step <= start_step
+          x for x in there.evaluations if x.step <= last_step
         ]
     # A run may have been killed between saving and pinning.
     self.pin()
@@ -174,12 +174,12 @@ class History:
     if best is None or not self._is_writer:
       return
     pinned = self._path.parent / f'checkpoint_{best.step}' / PINNED
-    mark = f'best {self._rule.metric_name_to_monitor}\n'
+    mark = f'best {self._rule.metric_name_to_monitor}\n'.encode()
     for other in self._path.parent.glob(f'checkpoint_*/{PINNED}'):
-      if other != pinned and other.read_text('utf-8') == mark:
+      if other != pinned and other.read_bytes() == mark:
         other.unlink()
     if pinned.parent.is_dir() and not pinned.exists():
-      json_records.write_bytes_atomically(pinned, mark.encode('utf-8'))
+      json_records.write_bytes_atomically(pinned, mark)
 
   def describe(self) -> str:
     """The best one, in words."""

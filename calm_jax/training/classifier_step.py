@@ -10,7 +10,7 @@ work.
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,13 @@ from calm_jax import (
 )
 from calm_jax.early_exit import classifiers as classifiers_lib
 from calm_jax.t5 import network
-from calm_jax.training import classifier_metrics, metrics, state, step
+from calm_jax.training import (
+  classifier_metrics,
+  metrics,
+  objectives,
+  state,
+  step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +105,7 @@ class ClassifierObjective:
 
   def make_train_step(
     self, module: nn.Module, optimizer: optimizers.Optimizer, seed: int
-  ) -> step.TrainStep:
+  ) -> objectives.TrainStep:
     """(state, batch) -> (state, sums); donates the state."""
 
     def train_step(train_state, batch):
@@ -161,10 +167,11 @@ class ClassifierObjective:
         )
     return losses
 
-  def make_evaluator(
-    self, module: nn.Module
-  ) -> Callable[[Any, Sequence[state.Batch]], dict[str, float]]:
-    """(params, batches) -> metrics of every classifier at every layer."""
+  def make_evaluator(self, module: nn.Module) -> objectives.Evaluator:
+    """(params, batches) -> metrics of every classifier at every layer.
+
+    The area under the curve is NaN where a layer always or never agrees.
+    """
 
     @jax.jit
     def scores(params, batch):
@@ -201,8 +208,6 @@ class ClassifierObjective:
         for metric, value in classifier_metrics.binary_metrics(
           probabilities, agrees
         ).items()
-        # Undefined where a layer always or never agrees.
-        if not np.isnan(value)
       }
 
     return evaluate

@@ -60,14 +60,15 @@ class InferEvaluation:
     arrays.checked_lengths(self.task_feature_lengths)
 
   def open(
-    self, model_dir: pathlib.Path, start_step: int, *, is_writer: bool = True
+    self, model_dir: pathlib.Path, last_step: int, *, is_writer: bool = True
   ) -> Evaluate:
     """Reads the examples, once for all evaluations.
 
     Args:
       model_dir: receives `inference_eval/`.
-      start_step: metrics of later steps, left by a run that went further than
-        its last checkpoint, are dropped.
+      last_step: metrics of later steps, left by a run that went further than
+        its last checkpoint or was killed in the middle of an evaluation, are
+        dropped.
       is_writer: whether this process writes.
 
     Raises:
@@ -79,7 +80,7 @@ class InferEvaluation:
     folder = model_dir / FOLDER
     if is_writer:
       for path in folder.glob('*-metrics.jsonl'):
-        writers.drop_entries_after(path, start_step)
+        writers.drop_entries_after(path, last_step)
     seqio_tasks.add_to_seqio(self.mixture_or_task_name)
     evaluator = _evaluator(
       self.mixture_or_task_name,

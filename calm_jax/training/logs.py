@@ -1,31 +1,56 @@
-"""What a training run writes and prints, and its sums since the last line."""
+"""What a training run writes and prints, and its sums since the last line.
+
+training.loop --sums, scores--> RunLogs --> train/, training_eval/, terminal
+"""
 
 import pathlib
 import time
 
-from calm_jax.training import metrics, writers
+from calm_jax.training import metrics, objectives, unlogged_steps, writers
 
+TRAIN = 'train'
 TRAINING_EVAL = 'training_eval'
 
 
 class RunLogs:
-  """The outputs of a run, and the sums since the last log line."""
+  """The outputs of a run, and the sums since the last log line.
+
+  Args:
+    model_dir: of the run.
+    total_steps: of the whole run.
+    start: the step that this run begins with.
+    objective: names the metrics.
+  """
 
   def __init__(
-    self, model_dir: pathlib.Path, total_steps: int, start: int, objective
+    self,
+    model_dir: pathlib.Path,
+    total_steps: int,
+    start: int,
+    objective: objectives.Objective,
   ):
     self._objective = objective
     self._start_time = time.monotonic()
-    self._train = writers.MetricLog(model_dir / 'train', start)
+    self._train = writers.MetricLog(model_dir / TRAIN, start)
     self._evaluation = writers.MetricLog(model_dir / TRAINING_EVAL, start)
+    self._unlogged = unlogged_steps.UnloggedSteps(model_dir / TRAIN, start)
     self.progress = writers.Progress(total_steps, start)
     self._total_steps = total_steps
     self._reset()
+    if (window := self._unlogged.found) is not None:
+      self._total = window.total
+      self._pauses = dict(window.pauses)
+      self._window_start -= window.seconds + sum(window.pauses.values())
 
   def _reset(self):
     self._total: metrics.MetricSums | None = None
     self._window_start = time.monotonic()
     self._pauses: dict[str, float] = {}
+
+  def _seconds(self) -> float:
+    """Since the last line, without pauses."""
+    passed = time.monotonic() - self._window_start
+    return max(passed - sum(self._pauses.values()), 1e-9)
 
   def exclude(self, reason: str, seconds: float):
     """Counts compiling, evaluating or saving apart from the steps."""
@@ -37,13 +62,19 @@ class RunLogs:
     self._total = metrics.add(self._total, sums)
     self.progress.advance()
 
+  def keep_unlogged(self, step_number: int):
+    """Writes the sums beside a checkpoint that is about to be saved."""
+    self._unlogged.keep(
+      unlogged_steps.Window.of(
+        step_number, self._seconds(), self._pauses, self._total
+      )
+    )
+
   def write(self, step_number: int):
     """Writes the means since the last call."""
     if self._total is None:
       return
-    seconds = time.monotonic() - self._window_start
-    seconds -= sum(self._pauses.values())
-    values = self._objective.training_metrics(self._total, max(seconds, 1e-9))
+    values = self._objective.training_metrics(self._total, self._seconds())
     values |= self._pauses
     values['timing/uptime'] = time.monotonic() - self._start_time
     self._train.write(step_number, values)
@@ -62,6 +93,10 @@ class RunLogs:
       f'  {rate:.2f} steps/s'
       f'  {remaining / 60:.0f} min left'
     )
+
+  def drop_evaluations_after(self, step_number: int):
+    """Drops the lines of what is evaluated once more."""
+    self._evaluation.drop_entries_after(step_number)
 
   def write_evaluation(self, step_number: int, values: dict[str, float]):
     """Writes the validation metrics and prints a line per kind."""
@@ -95,4 +130,4 @@ class NoLogs:
     pass
 
   message = exclude = add = write = write_evaluation = close = _ignore
-  show_metrics = _ignore
+  show_metrics = keep_unlogged = drop_evaluations_after = _ignore

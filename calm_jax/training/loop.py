@@ -2,17 +2,16 @@
 
     batches --step--> state --every so often--> metrics, MODEL_DIR/checkpoint_N
 
-Running the same command again resumes from the newest checkpoint and gives the
-same parameters as a run that was never interrupted. So are the lines of metrics
-the same, but for the first one after a resume: it averages only the steps since
-then.
+Running the same command again resumes from the newest checkpoint and ends with
+the parameters, lines of metrics, evaluations and best checkpoint of a run that
+was never interrupted, at whatever moment it was killed.
 """
 
 import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Protocol
 
 import jax
@@ -26,13 +25,16 @@ from calm_jax import (
   optimizers,
   partitioning,
 )
-from calm_jax.checkpoints import load, orbax_io
+from calm_jax.checkpoints import orbax_io
 from calm_jax.training import (
+  batch_reader,
   best,
   evaluations,
   infer_eval,
+  initial_state,
   logs,
   model_info,
+  objectives,
   signals,
   state,
   step,
@@ -45,19 +47,6 @@ class HasModule(Protocol):
   """What the loop needs of a model."""
 
   module: nn.Module
-
-
-class BatchSource(Protocol):
-  """Batches by step number, so that resuming needs no reader state.
-
-  What has `share_from(step, shard_id, num_shards, saved_at)` too, as
-  `seqio_tasks.SeqioBatches`, is read in shares by several hosts, and its place
-  is saved with each checkpoint; of others every host reads all and keeps its
-  rows.
-  """
-
-  def batch_at(self, step: int) -> state.Batch:
-    """The batch of one step, counted from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +70,22 @@ class Periods:
           f'Periods.{name} must be at least 1 step, got {period}.'
         )
 
+  def due(self, step_number: int, total_steps: int) -> set[str]:
+    """Names of what happens after a step: all of it after the last one."""
+    return {
+      name
+      for name, period in dataclasses.asdict(self).items()
+      if step_number == total_steps or step_number % period == 0
+    }
+
 
 def train(
   model: HasModule,
-  batches: BatchSource | Callable[[int], Iterator[state.Batch]],
+  batches: batch_reader.Batches,
   optimizer: optimizers.Optimizer,
   model_dir: str | os.PathLike,
   total_steps: int,
-  objective: step.LayerWeightedObjective = step.LayerWeightedObjective(),  # noqa: B008
+  objective: objectives.Objective = step.LayerWeightedObjective(),  # noqa: B008
   eval_batches: Iterable[state.Batch | tuple[state.Batch, int]] | None = None,
   periods: Periods = Periods(),  # noqa: B008
   seed: int = 0,
@@ -109,8 +106,8 @@ def train(
       iterator.
     optimizer: from `calm_jax.optimizers`.
     model_dir: receives `checkpoint_<step>/`, `model-info.txt`, `train/`,
-      `training_eval/`, and of the options below `inference_eval/` and
-      `best_checkpoint.json`.
+      `training_eval/`, `evaluated_steps.json`, and of the options below
+      `inference_eval/` and `best_checkpoint.json`.
     total_steps: steps in all, those before a resume included.
     objective: layer weights and loss options.
     eval_batches: kept in memory; may be what `data.batches.eval_batches` gives,
@@ -131,9 +128,11 @@ def train(
 
   Raises:
     LostPeerError: another process of the run has gone.
-    ConfigError: total_steps is less than 1 or than the newest checkpoint's, or
-      a batch does not divide among the devices.
-    DataError: there is no model at initial_checkpoint_path, or of other sizes.
+    ConfigError: total_steps is less than 1 or than the newest checkpoint's, a
+      batch does not divide among the devices, or the metric of best_checkpoint
+      is not measured.
+    DataError: there is no model at initial_checkpoint_path, or of other sizes;
+      a file of the run is damaged; or the batches end too early.
     NumericError: the loss or the gradient is not finite; checkpoints stay as
       they were at the last period.
     SystemExit: 143, after a SIGTERM or SIGINT; the state is saved first.
@@ -152,41 +151,39 @@ def train(
     'MODEL_DIR must be a folder that all hosts share.',
   )
   with multihost.phase('restore'):
-    train_state = _restore_or_create(
-      store, objective, model.module, optimizer, batches, seed, total_steps,
+    example = next(batch_reader.batches_from(batches, 0))
+    partitioner.check_batch(example)
+    _check_goes_on(store.latest_step(), total_steps)
+    train_state = initial_state.restore_or_create(
+      store, objective, model.module, optimizer, example, seed,
       initial_checkpoint_path, partitioner,
     )  # fmt: skip
   start = int(train_state.step)
   is_writer = multihost.is_writer()
-  infer, history = None, None
-  if infer_evaluation is not None:
-    infer = infer_evaluation.open(model_dir, start, is_writer=is_writer)
-  if best_checkpoint.metric_name_to_monitor is not None:
-    history = best.History(best_checkpoint, model_dir, start, is_writer)
+  score = _scorer(objective, model.module, partitioner, eval_batches)
   if is_writer:
-    info = model_info.describe(
-      train_state.params,
-      partitioner.shardings(model.module, train_state.params),
-    )
-    json_records.write_bytes_atomically(
-      model_dir / model_info.FILE_NAME, info.encode('utf-8')
-    )
+    _describe_model(model_dir, model.module, train_state, partitioner)
   run_logs = (
     logs.RunLogs(model_dir, total_steps, start, objective)
     if is_writer
     else logs.NoLogs()
   )
-  train_step = objective.make_train_step(model.module, optimizer, seed)
   run = _Run(
     store=store,
     train_step=partitioner.partition_step(
-      model.module, train_step, train_state
+      model.module,
+      objective.make_train_step(model.module, optimizer, seed),
+      train_state,
     ),
-    evaluations=evaluations.Evaluations(
-      _scorer(objective, model.module, partitioner, eval_batches),
-      infer,
-      history,
-      run_logs,
+    evaluations=evaluations.open_evaluations(
+      model_dir,
+      start,
+      is_due=start > 0 and 'evaluate' in periods.due(start, total_steps),
+      score=score,
+      infer_evaluation=infer_evaluation,
+      best_checkpoint=best_checkpoint,
+      run_logs=run_logs,
+      is_writer=is_writer,
     ),
     partitioner=partitioner,
     periods=periods,
@@ -199,61 +196,23 @@ def train(
     return run.run(train_state, batches)
   finally:
     store.close()
-    run.logs.close()
+    run_logs.close()
 
 
-def _restore_or_create(
-  store,
-  objective,
-  module,
-  optimizer,
-  batches,
-  seed,
-  total_steps,
-  initial_checkpoint_path,
-  partitioner,
-) -> state.TrainState:
-  example = next(_batches_from(batches, 0))
-  partitioner.check_batch(example)
-
-  def create(rng, initial_params):
-    return objective.create_state(
-      module, optimizer, rng, example, initial_params
-    )
-
-  rng = jax.random.key(seed)
-  latest = store.latest_step()
-  if latest is None:
-    initial = _initial_params(module, initial_checkpoint_path)
-    initial = partitioner.place(module, initial)
-    return partitioner.create(module, create, rng, initial)
-  if latest > total_steps:
+def _check_goes_on(latest: int | None, total_steps: int) -> None:
+  if latest is not None and latest > total_steps:
     raise errors.ConfigError(
       f'total_steps must be at least {latest}, the step of the newest'
       f' checkpoint, got {total_steps}; raise it or choose a new model_dir.'
     )
-  network = jax.eval_shape(
-    lambda key: state.create(module, optimizer, key, example).params, rng
+
+
+def _describe_model(model_dir, module, train_state, partitioner) -> None:
+  params = train_state.params
+  info = model_info.describe(params, partitioner.shardings(module, params))
+  json_records.write_bytes_atomically(
+    model_dir / model_info.FILE_NAME, info.encode('utf-8')
   )
-  template = jax.eval_shape(create, rng, network)
-  restored = store.restore(latest, template.as_dict())
-  return state.TrainState(**partitioner.place(module, restored))
-
-
-def _initial_params(module, path):
-  if path is None:
-    return None
-  return load.load_model(path, module.config).params
-
-
-def _batches_from(batches, start_step: int) -> Iterator[state.Batch]:
-  if not hasattr(batches, 'batch_at'):
-    yield from batches(start_step)
-    return
-  step_number = start_step
-  while True:
-    yield batches.batch_at(step_number)
-    step_number += 1
 
 
 def _scorer(objective, module, partitioner, eval_batches):
@@ -277,7 +236,7 @@ class _Run:
   """One call of `train`: what stays the same from step to step."""
 
   store: orbax_io.CheckpointStore
-  train_step: step.TrainStep
+  train_step: objectives.TrainStep
   evaluations: evaluations.Evaluations
   periods: Periods
   partitioner: partitioning.PjitPartitioner
@@ -285,7 +244,7 @@ class _Run:
   logs: logs.RunLogs
   shapes: set[tuple] = dataclasses.field(default_factory=set)
   saved_step: int | None = None
-  reader: Iterator[state.Batch] | None = None
+  reader: batch_reader.BatchReader | None = None
 
   def run(self, train_state: state.TrainState, batches) -> state.TrainState:
     """Steps until the end or a signal."""
@@ -295,26 +254,29 @@ class _Run:
       f'{state.num_parameters(train_state.params):,} parameters, steps {start}'
       f' to {self.total_steps}'
     )
-    if start:
-      self._catch_up(start, train_state)
-    if self._is_over(start):
+    if self.evaluations.is_missed:
+      self._evaluate(start, train_state)
+    if start == self.total_steps or self._is_over(start):
       return train_state
     # Sums of the step that may still be running: reading them only after the
     # next step is queued keeps the device busy while the host works.
     pending = None
-    source = self._placed_batches(batches, start)
+    self.reader = batch_reader.BatchReader(
+      batches, self.partitioner, self.store.directory, start
+    )
     agreement = multihost.StopAgreement()
     with signals.StopRequest() as stop:
       for number in range(start + 1, self.total_steps + 1):
         with multihost.phase(f'step {number}'):
-          train_state, sums = self._dispatch(train_state, next(source))
+          train_state, sums = self._dispatch(train_state, next(self.reader))
           self._finish(pending)
           pending = (number, sums)
           at_stop = agreement.reached(stop.received is not None)
-          if at_stop or self._has_duty(number):
+          due = self.periods.due(number, self.total_steps)
+          if at_stop or due:
             self._finish(pending)
             pending = None
-            self._do_duties(number, train_state, at_stop)
+            self._do_duties(number, train_state, due, at_stop)
         if at_stop:
           self._leave(number, stop.received)
         if self._is_over(number):
@@ -323,13 +285,6 @@ class _Run:
           break
     return train_state
 
-  def _catch_up(self, start, train_state):
-    """Makes up for the evaluation that an interruption left out."""
-    is_due = start == self.total_steps or start % self.periods.evaluate == 0
-    if self.evaluations and is_due:
-      if not evaluations.was_evaluated(self.store.directory, start):
-        self._evaluate(start, train_state)
-
   def _is_over(self, number: int) -> bool:
     if number == self.total_steps or not self.evaluations.is_over:
       return False
@@ -337,22 +292,6 @@ class _Run:
       f'step {number}: stopped early; {self.evaluations.history.describe()}'
     )
     return True
-
-  def _placed_batches(self, batches, start):
-    if not hasattr(batches, 'share_from'):
-      return map(self.partitioner.put_batch, _batches_from(batches, start))
-    layout = self.partitioner.get_data_layout()
-    shard = (layout.shard_id, layout.num_shards)
-    self.reader = batches.share_from(start, *shard, self._place_of(start))
-    if layout.num_shards == 1:
-      return map(self.partitioner.put_batch, self.reader)
-    return map(self.partitioner.put_share, self.reader)
-
-  def _place_of(self, number: int) -> pathlib.Path:
-    """Where the reader's place in the data is saved, under T5X's name."""
-    layout = self.partitioner.get_data_layout()
-    name = f'train_ds-{layout.shard_id:05}-of-{layout.num_shards:05}'
-    return self.store.directory / f'checkpoint_{number}' / name
 
   def _dispatch(self, train_state, batch):
     shape = tuple(sorted((k, np.shape(v)) for k, v in batch.items()))
@@ -389,22 +328,16 @@ class _Run:
       return 'no checkpoint had been saved'
     return f'the checkpoint of step {self.saved_step} is kept'
 
-  def _has_duty(self, number: int) -> bool:
-    periods = dataclasses.astuple(self.periods)
-    return number == self.total_steps or any(number % p == 0 for p in periods)
-
-  def _do_duties(self, number: int, train_state, at_stop: bool):
-    is_last = number == self.total_steps
+  def _do_duties(self, number: int, train_state, due: set[str], at_stop: bool):
     # No line of its own for a stop: lines stay at the same steps.
-    if is_last or number % self.periods.log == 0:
+    if 'log' in due:
       self.logs.write(number)
-    if is_last or at_stop or number % self.periods.checkpoint == 0:
+    if at_stop or 'checkpoint' in due:
       with multihost.phase(f'checkpoint of step {number}'):
         self._timed('checkpoint', self._save, number, train_state)
-    if self.evaluations and not at_stop:
-      if is_last or number % self.periods.evaluate == 0:
-        with multihost.phase(f'evaluation at step {number}'):
-          self._timed('evaluate', self._evaluate, number, train_state)
+    if self.evaluations and not at_stop and 'evaluate' in due:
+      with multihost.phase(f'evaluation at step {number}'):
+        self._timed('evaluate', self._evaluate, number, train_state)
 
   def _timed(self, reason, function, *args):
     started = time.monotonic()
@@ -412,9 +345,10 @@ class _Run:
     self.logs.exclude(reason, time.monotonic() - started)
 
   def _save(self, number: int, train_state: state.TrainState):
+    # Before the checkpoint, so that none is ever without them.
+    self.logs.keep_unlogged(number)
     self.store.save(number, train_state.as_dict())
-    if hasattr(self.reader, 'save'):
-      self.reader.save(self._place_of(number))
+    self.reader.save_place(number)
     self.saved_step = number
 
   def _evaluate(self, number: int, train_state: state.TrainState):

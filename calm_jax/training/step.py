@@ -8,7 +8,7 @@ a resumed run repeats an uninterrupted one.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,11 +17,8 @@ import optax
 from flax import linen as nn
 
 from calm_jax import cross_entropy, errors, losses, optimizers
-from calm_jax.training import metrics, microbatches, state
+from calm_jax.training import metrics, microbatches, objectives, state
 
-TrainStep = Callable[
-  [state.TrainState, state.Batch], tuple[state.TrainState, metrics.MetricSums]
-]
 EvalStep = Callable[[Any, state.Batch], metrics.MetricSums]
 
 
@@ -76,13 +73,11 @@ class LayerWeightedObjective:
 
   def make_train_step(
     self, module: nn.Module, optimizer: optimizers.Optimizer, seed: int
-  ) -> 'TrainStep':
+  ) -> objectives.TrainStep:
     """(state, batch) -> (state, sums)."""
     return make_train_step(module, optimizer, self, seed)
 
-  def make_evaluator(
-    self, module: nn.Module
-  ) -> Callable[[Any, Sequence[state.Batch]], dict[str, float]]:
+  def make_evaluator(self, module: nn.Module) -> objectives.Evaluator:
     """(params, batches) -> loss, accuracy and agreement of every layer."""
     eval_step = make_eval_step(module)
 
@@ -224,7 +219,7 @@ def make_train_step(
   optimizer: optimizers.Optimizer,
   objective: LayerWeightedObjective,
   seed: int,
-) -> TrainStep:
+) -> objectives.TrainStep:
   """Builds the jitted step; it donates the state it is given.
 
   Args:

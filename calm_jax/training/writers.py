@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import tqdm
 from absl import logging
 
+from calm_jax import json_records
+
 METRICS = 'metrics.jsonl'
 
 
@@ -34,16 +36,20 @@ class MetricLog:
 
   Args:
     directory: created where missing.
-    start_step: entries of later steps, left by a run that went further than its
+    last_step: entries of later steps, left by a run that went further than its
       last checkpoint, are dropped.
   """
 
-  def __init__(self, directory: str | os.PathLike, start_step: int = 0):
+  def __init__(self, directory: str | os.PathLike, last_step: int = 0):
     self._directory = pathlib.Path(directory)
     self._directory.mkdir(parents=True, exist_ok=True)
     self._path = self._directory / METRICS
-    drop_entries_after(self._path, start_step)
+    self.drop_entries_after(last_step)
     self._events = summary_writer(self._directory)
+
+  def drop_entries_after(self, step: int):
+    """Keeps the lines up to a step; events stay, as TensorBoard reads them."""
+    drop_entries_after(self._path, step)
 
   def write(self, step: int, values: Mapping[str, float]):
     """Appends one entry; null stands for a number that is not finite."""
@@ -66,18 +72,8 @@ def drop_entries_after(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return
   lines = path.read_bytes().split(b'\n')
-  kept = [line for line in lines if _step_of(line) <= step]
-  temporary = path.with_suffix('.jsonl.tmp')
-  temporary.write_bytes(b''.join(line + b'\n' for line in kept))
-  temporary.replace(path)
-
-
-def has_entry(path: pathlib.Path, step: int) -> bool:
-  """Whether a JSONL file has an entry of a step."""
-  if not path.exists():
-    return False
-  lines = path.read_bytes().split(b'\n')
-  return any(_step_of(line) == step for line in lines)
+  kept = [line + b'\n' for line in lines if _step_of(line) <= step]
+  json_records.write_parts_atomically(path, kept)
 
 
 def _step_of(line: bytes) -> float:

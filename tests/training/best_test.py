@@ -11,8 +11,8 @@ from calm_jax.training import best
 NAME = 'training_eval/accuracy'
 
 
-def history(path, start_step=0, **options):
-  return best.History(best.BestCheckpoint(NAME, **options), path, start_step)
+def history(path, last_step=0, **options):
+  return best.History(best.BestCheckpoint(NAME, **options), path, last_step)
 
 
 def add_all(found, values, first=1):
@@ -59,11 +59,11 @@ def test_patience_runs_out_where_nothing_is_finite(tmp_path):
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
   add_all(history(tmp_path), [1.0, 5.0, 2.0])
-  resumed = history(tmp_path, start_step=1, patience=1)
+  resumed = history(tmp_path, last_step=1, patience=1)
   assert resumed.best.step == 1 and not resumed.is_over
   # Step 2 again, counted once.
   assert add_all(resumed, [5.0, 2.0], first=2) == [True, False]
-  again = history(tmp_path, start_step=9, patience=1)
+  again = history(tmp_path, last_step=9, patience=1)
   assert again.best == best.Evaluation(2, 5.0) and again.is_over
 
 
@@ -94,7 +94,7 @@ def test_options_are_checked(options):
 def test_only_the_best_checkpoint_and_the_users_are_pinned(tmp_path):
   for step in (1, 2, 3):
     (tmp_path / f'checkpoint_{step}').mkdir()
-  (tmp_path / 'checkpoint_1' / best.PINNED).write_text('')
+  (tmp_path / 'checkpoint_1' / best.PINNED).write_bytes(b'\xff')
   found = history(tmp_path)
 
   def pinned():
@@ -105,5 +105,5 @@ def test_only_the_best_checkpoint_and_the_users_are_pinned(tmp_path):
   assert pinned() == ['checkpoint_1', 'checkpoint_2']
   found.add(3, {NAME: 2.0})
   # Killed here: the next run pins.
-  history(tmp_path, start_step=3)
+  history(tmp_path, last_step=3)
   assert pinned() == ['checkpoint_1', 'checkpoint_3']

@@ -28,6 +28,7 @@ OBJECTIVE = classifier_step.ClassifierObjective(
   skip_prob=0.3,
 )
 BATCHES = copying.CopyingBatches()
+EVALUATE = OBJECTIVE.make_evaluator(MODEL.module)
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +159,19 @@ def test_padding_changes_neither_losses_nor_metrics(trained):
 
   for name, loss in losses(batch).items():
     np.testing.assert_allclose(losses(padded)[name], loss, rtol=1e-5)
-  evaluate = objective.make_evaluator(MODEL.module)
-  expected = evaluate(params, [batch])
+  expected = EVALUATE(params, [batch])
   assert expected
-  for name, value in evaluate(params, [padded]).items():
+  for name, value in EVALUATE(params, [padded]).items():
     np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+
+
+def test_undefined_metrics_keep_their_place(trained, monkeypatch):
+  areas = iter([np.nan, 0.5, 0.25, 0.75])
+  monkeypatch.setattr(classifier_metrics, 'auroc', lambda *_: next(areas))
+  found = EVALUATE(trained[1].params, [BATCHES.batch_at(7)])
+  assert np.isnan(found['auroc/linear/layer_1'])
+  lines = OBJECTIVE.evaluation_lines(found)
+  assert 'auroc of linear, layers 1 on: nan 0.500' in lines
 
 
 def test_skipped_positions_show_the_state_of_their_exit():

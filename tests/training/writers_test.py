@@ -39,7 +39,7 @@ def test_resuming_drops_entries_that_will_be_written_again(
     log.write(step, {'loss': float(step)})
   with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 20, "lo')  # The process was killed here.
-  resumed = writers.MetricLog(tmp_path, start_step=10)
+  resumed = writers.MetricLog(tmp_path, last_step=10)
   resumed.write(15, {'loss': 0.5})
   assert entries(tmp_path) == [
     {'step': 5, 'loss': 5.0},
