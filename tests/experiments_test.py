@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from testing import tiny_tfds
 
 from calm_jax import contracts
 from calm_jax.checkpoints import to_huggingface
@@ -20,7 +21,6 @@ from calm_jax.cli import gin_setup, main
 from calm_jax.data import task_registry, vocabulary
 from calm_jax.dump import reader
 from calm_jax.t5 import network
-from tests.testing import tiny_tfds
 
 # Texts are cut, as they are at full size.
 pytestmark = [

@@ -147,7 +147,7 @@ def _write_results(folder, plan, generator, swept, timed_examples) -> None:
     'softmax response': confidence.SoftmaxTopTwoGap(),
   }
   times = study.never_leaving_times(
-    generator, measures, first.sources[:timed_examples].tolist()
+    generator, measures, study.random_sources(first, timed_examples)
   )
   _write_csv(
     folder / 'top_k_times.csv',

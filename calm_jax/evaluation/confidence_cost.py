@@ -9,7 +9,7 @@ whole embedding once, to choose the token. At the last layer nothing is left to
 decide, so only the token is chosen there.
 
 Symbols: d width of the states, V vocabulary, t position from 1, w width of an
-attention classifier. `costs_by_name` knows which measure costs what.
+attention classifier. `measure_costs` knows which measure costs what.
 """
 
 import abc

@@ -94,7 +94,9 @@ def step_work(
   Rows are independent of each other. A layer is passed with the whole batch
   while most rows need it, and with packs of the rows that do once they are few
   (`early_exit.packing`). Each pass reads its weights, and multiplies as many
-  rows as a pack has; caches are read for the rows alone that need the layer.
+  rows as a pack has. A pack reads the caches of its own rows, a pass of the
+  whole batch those of all. What a measure multiplies beside the output
+  embedding counts as weights, an attention classifier's few states too.
 
   Args:
     sizes: of the network.

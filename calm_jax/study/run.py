@@ -82,12 +82,18 @@ def sweep(
   """
   manifest, dump = reader.read_dump(write_dump(generator))
   rows = trade_off.trade_offs(name, manifest, dump)
-  # A dump is sorted by length; ids are hashes, so their order is a random one.
-  chosen = np.argsort(dump.example_ids)[:timed_examples]
-  texts = dump.sources[chosen].tolist()
+  texts = random_sources(dump, timed_examples)
   return Swept(
     generator, (manifest, dump), [_timed(generator, texts, x) for x in rows]
   )
+
+
+def random_sources(dump: contracts.Dump, count: int) -> list[str]:
+  """Some texts of a dump, the same at every call.
+
+  A dump is sorted by length; ids are hashes, so their order is a random one.
+  """
+  return dump.sources[np.argsort(dump.example_ids)[:count]].tolist()
 
 
 def _timed(generator, texts: Sequence[str], row: trade_off.TradeOff):

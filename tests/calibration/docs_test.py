@@ -7,13 +7,13 @@ import re
 import shlex
 
 import pytest
+from testing import dumps
 
 from calm_jax import contracts
 from calm_jax.calibration import choices, power_table
 from calm_jax.calibration import risks as risks_module
 from calm_jax.cli import main
 from calm_jax.dump import writer
-from tests.testing import dumps
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / 'docs' / 'calibration.md').read_text(encoding='utf-8')

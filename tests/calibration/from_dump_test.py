@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import contracts, errors
 from calm_jax.calibration import (
@@ -14,7 +15,6 @@ from calm_jax.calibration import (
   p_values,
 )
 from calm_jax.dump import writer
-from tests.testing import dumps
 
 
 def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):

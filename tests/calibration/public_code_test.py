@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import errors
 from calm_jax.calibration import (
@@ -23,7 +24,6 @@ from calm_jax.calibration import (
   risks,
 )
 from calm_jax.evaluation import checks
-from tests.testing import dumps
 
 HOEFFDING = p_values.Hoeffding()
 THRESHOLDS = [1.0, 0.9, 0.8, 0.7]

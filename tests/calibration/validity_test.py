@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 import pytest
+from testing import losses as made
 
 from calm_jax.calibration import choices, loss_ranges
-from tests.testing import losses as made
 
 DRAWS = 4000
 LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5)

@@ -10,12 +10,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import contracts, errors
 from calm_jax.calibration import learn_then_test
 from calm_jax.cli import dump, main
 from calm_jax.evaluation import checks
-from tests.testing import dumps
 
 
 def broken(prediction, reference):

@@ -1,12 +1,12 @@
 """Data of the stages: a made-up corpus, a made-up dump."""
 
 import pytest
+from testing import dumps
 
 from calm_jax import contracts
 from calm_jax.cli import main
 from calm_jax.data import corpus
 from calm_jax.dump import writer
-from tests.testing import dumps
 
 
 @pytest.fixture(scope='module')

@@ -4,6 +4,7 @@ import pathlib
 
 import gin
 import pytest
+from testing import dumps
 
 from calm_jax import errors
 from calm_jax.cli import evaluate, gin_setup, loading, main
@@ -15,7 +16,6 @@ from calm_jax.data import (
 )
 from calm_jax.dump import runner
 from calm_jax.training import loop
-from tests.testing import dumps
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ['--gin_file=gin/experiments/tiny.gin', '--gin_file=gin/tasks/file.gin']

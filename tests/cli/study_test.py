@@ -4,10 +4,10 @@ import csv
 import math
 
 import pytest
+from testing import tiny_text
 
 from calm_jax.checkpoints import bundle
 from calm_jax.cli import main
-from tests.testing import tiny_text
 
 _PLAN = """
 from __gin__ import dynamic_registration

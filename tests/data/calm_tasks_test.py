@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from testing import tiny_tfds
 
 from calm_jax import errors
 from calm_jax.data import (
@@ -17,7 +18,6 @@ from calm_jax.data import (
   task_registry,
   vocabulary,
 )
-from tests.testing import tiny_tfds
 
 seqio = pytest.importorskip('seqio')
 

@@ -5,10 +5,10 @@ import re
 import shlex
 
 import pytest
+from testing import dumps
 
 from calm_jax.cli import loading
 from calm_jax.dump import writer
-from tests.testing import dumps
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'reliability.md'
 TINY = ('--gin_file=gin/experiments/tiny.gin', '--gin.MODEL_DIR="runs/tiny"')

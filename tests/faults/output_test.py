@@ -6,13 +6,13 @@ import pathlib
 import time
 
 import pytest
+from testing import dumps, hostile
 
 from calm_jax import csv_tables, errors, json_records
 from calm_jax.cli import main
 from calm_jax.data import task_registry, tasks
 from calm_jax.display import visible_text
 from calm_jax.report import page_files
-from tests.testing import dumps, hostile
 
 CONTROL = [chr(x) for x in (*range(32), *range(0x7F, 0xA0), 0x202E, 0x2066)]
 

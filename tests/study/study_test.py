@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from testing import tiny_t5
+from testing import dumps, tiny_t5
 
 from calm_jax import errors
 from calm_jax.early_exit import confidence
 from calm_jax.evaluation import trade_off
-from calm_jax.study import cost_table, plan, recall
+from calm_jax.study import cost_table, plan, recall, run
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'measures.md'
 
@@ -45,6 +45,16 @@ def test_ranks_equal_counting():
 def test_recall_is_a_share_of_tokens():
   ranks = np.array([[[0, 3, -1]], [[0, 1, -1]]])
   assert trade_off.recall_at(ranks, 2).tolist() == [0.5, 1.0]
+
+
+def test_timed_texts_are_chosen_by_their_hashes():
+  _, dump = dumps.make_dump(5)
+  dump = dataclasses.replace(
+    dump,
+    example_ids=np.array(['b', 'e', 'a', 'd', 'c']),
+    sources=np.array(['2', '5', '1', '4', '3']),
+  )
+  assert run.random_sources(dump, 3) == ['1', '2', '3']
 
 
 def test_layers_by_position_by_hand():
