@@ -76,7 +76,7 @@ class EncoderDecoderModel:
     default_decoder_params: decode_fns.DecoderParams = (
       decode_fns.DecoderParams()  # noqa: B008
     ),
-    rows_per_pack: Sequence[int] = layer_loop.ROWS_PER_PACK,
+    rows_per_pack: Sequence[int] = packing.ROWS_PER_PACK,
     z_loss: float = 1e-4,
     label_smoothing: float = 0.0,
   ):

@@ -1,15 +1,19 @@
 """What the decoder reads, leaves behind and answers for each token.
 
 Constants of a sequence, caches, and the result of a token; `layer_loop` turns
-the first two into the last.
+the first two into the last. `token_run` carries the state of a layer.
 """
 
+import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
+from calm_jax.early_exit import clock as clock_lib
 from calm_jax.early_exit import lazy_cache
 from calm_jax.t5 import rows as rows_lib
 
@@ -96,4 +100,54 @@ class TokenResult:
       num_undefined=jnp.zeros((batch_size,), jnp.int32),
       trace_confidences=jnp.full(traced, NOT_RUN, jnp.float32),
       trace_tokens=jnp.full(traced, NOT_RUN, jnp.int32),
+    )
+
+
+@struct.dataclass
+class LayerState:
+  """Carried from layer to layer within one token.
+
+  `propagated` is what the layers that a row skips see of it. In a pack the
+  arrays are those of its rows; the cache has all rows of the batch.
+  """
+
+  hidden: Float[Array, 'batch embed']
+  propagated: Float[Array, 'batch embed']
+  undecided: Bool[Array, ' batch']
+  result: TokenResult
+  cache: DecoderCache
+
+  def cache_after(self, time: Int[Array, '']) -> DecoderCache:
+    """The cache, with what skipped layers will see of this token."""
+    exit_states = self.cache.exit_states
+    slot = time % exit_states.shape[1]
+    exit_states = lax.dynamic_update_slice(
+      exit_states, self.propagated[:, None], (0, slot, 0)
+    )
+    return self.cache.replace(exit_states=exit_states)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCall:
+  """What is the same for all layers of one token.
+
+  `clock`, `thresholds` and `sample_keys` are those of `rows`; `constants` and
+  `self_bias`, the bias of self-attention, have all rows.
+  """
+
+  rows: rows_lib.Rows
+  clock: clock_lib.Clock
+  self_bias: jax.Array
+  thresholds: jax.Array
+  constants: DecoderConstants
+  sample_keys: jax.Array | None = None
+
+  def of_rows(self, rows: rows_lib.Rows) -> 'TokenCall':
+    """The same for some rows of the batch."""
+    return dataclasses.replace(
+      self,
+      rows=rows,
+      clock=self.clock.of_rows(rows),
+      thresholds=rows.take(self.thresholds),
+      sample_keys=rows.take(self.sample_keys),
     )

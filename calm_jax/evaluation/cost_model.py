@@ -37,7 +37,7 @@ from calm_jax import errors, json_records, record_checks
 from calm_jax.evaluation import confidence_cost, network_sizes
 
 _FLOAT32 = 4  # bytes
-# As in `early_exit.layer_loop`, which needs JAX.
+# As in `early_exit.packing` and `token_run`, which need JAX.
 _ROWS_PER_PACK = (16, 4)
 _LARGEST_PACKED_SHARE = 0.75
 

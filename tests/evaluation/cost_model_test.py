@@ -127,10 +127,10 @@ def test_layers_run_for_the_rows_that_need_them(batch):
 
 def test_packs_are_those_of_the_decoder():
   """The decoder's own numbers, which a NumPy module cannot import."""
-  from calm_jax.early_exit import layer_loop
+  from calm_jax.early_exit import packing, token_run
 
-  assert cost_model._ROWS_PER_PACK == layer_loop.ROWS_PER_PACK
-  assert cost_model._LARGEST_PACKED_SHARE == layer_loop._LARGEST_PACKED_SHARE
+  assert cost_model._ROWS_PER_PACK == packing.ROWS_PER_PACK
+  assert cost_model._LARGEST_PACKED_SHARE == token_run._LARGEST_PACKED_SHARE
 
 
 def test_weights_of_one_byte():
