@@ -14,7 +14,6 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any, Self
 
 from calm_jax import contracts, errors, unfinished
@@ -89,35 +88,29 @@ class PartialDump:
     """
     # Absolute, so that a target of '.' or a trailing slash has a name.
     self._directory = pathlib.Path(directory).expanduser().resolve()
-    self._folder = self._directory.with_name(self._directory.name + '.partial')
-    self._job = job
     self._done: dict[int, contracts.ShardInfo] = {}
     self._shard_of: dict[str, int] = {}  # by example id
-    self._lock_file = None
     self._is_complete = False
     _check_target(self._directory, overwrite)
-    _replaceable(self._folder)
-    with unfinished.explained(self._folder):
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._lock_file = unfinished.lock(self._folder, 'dump')
-    try:
-      self._take_up(restart)
-    except BaseException:
-      self._leave()
-      raise
+    path = self._directory.with_name(self._directory.name + '.partial')
+    _replaceable(path)
+    self._folder = unfinished.Folder(path, 'dump', shards.NAME.fullmatch)
+    self._job = self._folder.take_up(job, restart=restart)
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, exception_type, exception, traceback) -> None:
-    self._leave()
+    # Once complete, a folder of that name is another run's.
+    is_of_use = self._is_complete or self._folder.has_parts()
+    self._folder.leave(remove=not is_of_use)
 
   def shard(self, index: int) -> contracts.Dump | None:
     """A finished shard, or None; a damaged one counts as not finished.
 
     It may hold fewer thresholds than the job, if passes are still to come.
     """
-    path = self._folder / shards.name_of(index)
+    path = self._folder.path / shards.name_of(index)
     if not path.is_file():
       return None
     content = shards.read_bytes(path)
@@ -138,7 +131,7 @@ class PartialDump:
     """
     content = shards.to_bytes(dump)
     self._note(index, content, dump)
-    path = self._folder / shards.name_of(index)
+    path = self._folder.path / shards.name_of(index)
     contracts.write_bytes_atomically(path, content)
 
   def complete(self, num_thresholds: int, stopped: str) -> contracts.Manifest:
@@ -168,38 +161,24 @@ class PartialDump:
       shards=tuple(self._done[index] for index in sorted(self._done)),
       stopped=stopped,
     )
-    contracts.write_json_atomically(self._folder / shards.MANIFEST, manifest)
+    folder = self._folder.path
+    contracts.write_json_atomically(folder / shards.MANIFEST, manifest)
     replaced = self._directory.with_name(self._directory.name + '.replaced')
     with unfinished.explained(self._directory):
       _replaceable(replaced)
       shutil.rmtree(replaced, ignore_errors=True)
       for name in (unfinished.JOB, unfinished.LOCK):
-        (self._folder / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
       if self._directory.exists():
         self._directory.rename(replaced)
-      self._folder.rename(self._directory)
+      folder.rename(self._directory)
       self._is_complete = True
       shutil.rmtree(replaced, ignore_errors=True)
     return manifest
 
   def discard(self) -> None:
     """Removes the shards that are finished, for a run that nobody resumes."""
-    self._remove()
-
-  def _take_up(self, restart: bool) -> None:
-    there = None
-    if not restart:
-      there = unfinished.job_in(self._folder, self._job, 'dump')
-    if there is None:
-      self._remove()
-      contracts.write_json_atomically(self._folder / unfinished.JOB, self._job)
-      return
-    # Its command, so that the dump is what one run would have made.
-    self._job = there
-    # A killed write leaves its temporary file.
-    self._remove(
-      keep=lambda name: name == unfinished.JOB or shards.NAME.fullmatch(name)
-    )
+    self._folder.remove()
 
   def _note(self, index: int, content: bytes, dump: contracts.Dump) -> None:
     ids = dump.example_ids.tolist()
@@ -212,23 +191,6 @@ class PartialDump:
     self._done[index] = contracts.ShardInfo(
       shards.name_of(index), len(ids), digest
     )
-
-  def _holds_shards(self) -> bool:
-    return any(map(shards.NAME.fullmatch, _names(self._folder)))
-
-  def _remove(self, keep: Callable[[str], object] = lambda name: False) -> None:
-    with unfinished.explained(self._folder):
-      for name in _names(self._folder):
-        if name != unfinished.LOCK and not keep(name):
-          (self._folder / name).unlink()
-
-  def _leave(self) -> None:
-    """Lets go of the folder, and removes it if nothing in it is of use."""
-    # Once complete, a folder of that name is another run's.
-    if not self._is_complete and not self._holds_shards():
-      shutil.rmtree(self._folder, ignore_errors=True)
-    if self._lock_file is not None:
-      self._lock_file.close()
 
 
 def _check_target(directory: pathlib.Path, overwrite: bool) -> None:
@@ -249,7 +211,7 @@ def _replaceable(directory: pathlib.Path) -> None:
   known = (shards.MANIFEST, unfinished.JOB, 'shard-')
   foreign = sorted(
     name
-    for name in _names(directory)
+    for name in (path.name for path in directory.glob('*'))
     if name != unfinished.LOCK and not any(part in name for part in known)
   )
   if foreign:
@@ -257,7 +219,3 @@ def _replaceable(directory: pathlib.Path) -> None:
       f'{directory} holds files that are no part of a dump ({foreign[:3]});'
       ' choose an empty or new directory.'
     )
-
-
-def _names(directory: pathlib.Path) -> list[str]:
-  return [path.name for path in directory.glob('*')]

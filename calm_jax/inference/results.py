@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -172,30 +171,26 @@ class Results:
     self.path = directory / job.file_name
     self.counts: Counts | None = None
     self._marker = directory / (job.file_name + _DONE)
-    self._folder = directory / job.folder_name
     self._job = job
     self._chunks: dict[int, Counts] = {}
+    self._folder: unfinished.Folder | None = None
+    path = directory / job.folder_name
     if not overwrite:
       self.counts = self._completed()
-    self._is_entered = self.counts is None or self._outlived_its_job()
-    if not self._is_entered:
-      return
-    with unfinished.explained(self._folder):
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._lock_file = unfinished.lock(self._folder, _WHAT)
-    if self.counts is not None:
-      return
-    try:
-      self._take_up(restart)
-    except BaseException:
-      self._leave()
-      raise
+    if self.counts is None or self._outlived_its_job(path):
+      self._folder = unfinished.Folder(
+        path, _WHAT, lambda name: name.endswith(_DONE)
+      )
+    if self.counts is None:
+      self._job = self._folder.take_up(job, restart=restart)
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, exception_type, exception, traceback) -> None:
-    self._leave()
+    if self._folder is not None:
+      is_of_use = self.counts is None and self._folder.has_parts()
+      self._folder.leave(remove=not is_of_use)
 
   def has(self, index: int) -> bool:
     """Whether a chunk is finished; a damaged one counts as not finished."""
@@ -259,45 +254,18 @@ class Results:
       ) from error
     return there.counts
 
-  def _outlived_its_job(self) -> bool:
+  def _outlived_its_job(self, folder: pathlib.Path) -> bool:
     """Whether the folder is left over from a run that was killed at its end."""
-    if not self._folder.is_dir():
+    if not folder.is_dir():
       return False
     try:
-      unfinished.job_in(self._folder, self._job, _WHAT)
+      unfinished.job_in(folder, self._job, _WHAT)
       return True
     except errors.DataError:
       return False  # Another job's, which has yet to be finished.
 
-  def _take_up(self, restart: bool) -> None:
-    there = None
-    if not restart:
-      there = unfinished.job_in(self._folder, self._job, _WHAT)
-    with unfinished.explained(self._folder):
-      for path in self._folder.iterdir():
-        is_kept = path.name in (unfinished.LOCK, unfinished.JOB)
-        # A killed write leaves its temporary file, whose name has a dot first.
-        if not is_kept and (there is None or path.name.startswith('.')):
-          path.unlink()
-    if there is None:
-      json_records.write_json_atomically(
-        self._folder / unfinished.JOB, self._job
-      )
-    else:
-      # Its command, so that the marker is what one run would have made.
-      self._job = there
-
-  def _leave(self) -> None:
-    """Lets go of the folder, and removes it if nothing in it is of use."""
-    if not self._is_entered:
-      return
-    if self.counts is not None or not any(self._folder.glob(f'*{_DONE}')):
-      shutil.rmtree(self._folder, ignore_errors=True)
-    if self._lock_file is not None:
-      self._lock_file.close()
-
   def _chunk(self, index: int, ending: str = '') -> pathlib.Path:
-    return self._folder / f'{self._job.file_name}-chunk{index:05}{ending}'
+    return self._folder.path / f'{self._job.file_name}-chunk{index:05}{ending}'
 
   def _read(self, index: int) -> Iterator[bytes]:
     with open(self._chunk(index), 'rb') as file:
