@@ -60,8 +60,7 @@ class Job(json_records.Record):
     ]
     raise errors.DataError(
       f'{what} with other settings ({", ".join(different)});{"".join(shown)}'
-      ' give the settings that it was begun with, choose another directory, or'
-      ' ask to restart it (--restart).'
+      ' give the settings that it was begun with or choose another directory.'
     )
 
 
@@ -149,9 +148,19 @@ def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
   path = folder / JOB
   if not path.is_file():
     return None
-  there = json_records.read_json(path, type(job))
-  job.check_continues(there, f'{folder} holds an unfinished {what}')
+  with advised('--restart begins anew.'):
+    there = json_records.read_json(path, type(job))
+    job.check_continues(there, f'{folder} holds an unfinished {what}, begun')
   return there
+
+
+@contextlib.contextmanager
+def advised(advice: str) -> Iterator[None]:
+  """Ends DataErrors with what else can be done."""
+  try:
+    yield
+  except errors.DataError as error:
+    raise errors.DataError(f'{error} {advice}') from error
 
 
 class Lock:

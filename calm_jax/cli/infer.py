@@ -221,7 +221,7 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
     decode = runner.in_batches(scoring.Scorer(generator, length), batch_size)
   else:
     decode = _searching(look_for, batch_size)
-  counts = runner.run(
+  outcome = runner.run(
     generator,
     decode,
     examples,
@@ -231,10 +231,17 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
     restart=args.restart,
   )
   path = pathlib.Path(chosen.output_dir) / job.file_name
-  said = f'Written: {counts.examples} examples to {path}'
+  print(_summary(outcome, path, generator.model.config.num_decoder_layers))
+
+
+def _summary(outcome, path: pathlib.Path, num_layers: int) -> str:
+  counts = outcome.counts
+  said = f'Complete already: {counts.examples} examples in {path}'
+  if outcome.is_new:
+    said = f'Written: {counts.examples} examples to {path}'
   if counts.tokens:
     said += (
-      f'; {counts.layers / counts.tokens:.2f} of'
-      f' {generator.model.config.num_decoder_layers} decoder layers per token'
+      f'; {counts.layers / counts.tokens:.2f} of {num_layers} decoder layers'
+      ' per token'
     )
-  print(said)
+  return said

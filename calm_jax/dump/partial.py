@@ -1,11 +1,12 @@
 """The folder of an unfinished dump, which a killed run leaves to the next.
 
     <directory>.partial/  job.json, lock, shard-00000.npz, ...
-    --complete--> <directory>/  manifest.json, shard-00000.npz, ...
+    --complete--> <directory>/  job.json, manifest.json, shard-00000.npz, ...
 
 `<directory>` is a complete dump or does not exist. Every shard is written under
 another name and then renamed, so what is there is finished; `job.json` says of
-which run, and a run with other settings is refused. NumPy only.
+which run, before and after, and a run with other settings is refused. NumPy
+only.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import shutil
 from typing import Any, Self
 
 from calm_jax import contracts, errors, unfinished
-from calm_jax.dump import shards
+from calm_jax.dump import reader, shards
 
 _log = logging.getLogger(__name__)
 
@@ -167,8 +168,7 @@ class PartialDump:
     with unfinished.explained(self._directory):
       _replaceable(replaced)
       shutil.rmtree(replaced, ignore_errors=True)
-      for name in (unfinished.JOB, unfinished.LOCK):
-        (folder / name).unlink(missing_ok=True)
+      (folder / unfinished.LOCK).unlink(missing_ok=True)
       if self._directory.exists():
         self._directory.rename(replaced)
       folder.rename(self._directory)
@@ -191,6 +191,27 @@ class PartialDump:
     self._done[index] = contracts.ShardInfo(
       shards.name_of(index), len(ids), digest
     )
+
+
+def completed(
+  directory: str | os.PathLike, job: Job
+) -> contracts.Manifest | None:
+  """The manifest of a job's complete dump, whose shards are undamaged.
+
+  Returns:
+    None if no dump is there, or one of an older version, which named no job.
+
+  Raises:
+    DataError: the dump is another job's, or damaged.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  path = directory / unfinished.JOB
+  if not ((directory / shards.MANIFEST).is_file() and path.is_file()):
+    return None
+  with unfinished.advised('--overwrite replaces the complete dump.'):
+    there = contracts.read_json(path, Job)
+    job.check_continues(there, f'{directory} is complete, but made')
+    return reader.verify(directory)
 
 
 def _check_target(directory: pathlib.Path, overwrite: bool) -> None:

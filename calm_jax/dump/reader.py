@@ -51,9 +51,20 @@ def read_manifest(directory: str | os.PathLike) -> contracts.Manifest:
   return contracts.read_json(directory / shards.MANIFEST, contracts.Manifest)
 
 
-def _read_shard(
-  directory: pathlib.Path, info: contracts.ShardInfo
-) -> contracts.Dump:
+def verify(directory: str | os.PathLike) -> contracts.Manifest:
+  """The manifest, once every shard has the digest that it names.
+
+  Raises:
+    DataError: the manifest is damaged, or a shard is missing or damaged.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  manifest = read_manifest(directory)
+  for info in manifest.shards:
+    _content(directory, info)
+  return manifest
+
+
+def _content(directory: pathlib.Path, info: contracts.ShardInfo) -> bytes:
   # A manifest must not make us read files elsewhere.
   if not shards.NAME.fullmatch(info.file):
     raise errors.DataError(
@@ -67,7 +78,14 @@ def _read_shard(
       f'{path} ({len(content)} bytes) is truncated or altered: its SHA-256 must'
       f' be {info.sha256[:12]}..., got {digest[:12]}...; run `calm dump` again.'
     )
-  dump = shards.from_bytes(content, path)
+  return content
+
+
+def _read_shard(
+  directory: pathlib.Path, info: contracts.ShardInfo
+) -> contracts.Dump:
+  path = directory / info.file
+  dump = shards.from_bytes(_content(directory, info), path)
   if dump.num_examples != info.num_examples:
     raise errors.DataError(
       f'{path} must hold {info.num_examples} examples as the manifest says,'

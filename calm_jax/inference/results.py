@@ -244,14 +244,10 @@ class Results:
   def _completed(self) -> Counts | None:
     if not (self._marker.is_file() and self.path.is_file()):
       return None
-    try:
+    with unfinished.advised('--overwrite replaces the complete file.'):
       # An empty marker is T5X's own.
       there = json_records.read_json(self._marker, _FileMarker)
       self._job.check_continues(there.job, f'{self.path} is complete, but made')
-    except errors.DataError as error:
-      raise errors.DataError(
-        f'{error} --overwrite replaces the complete file.'
-      ) from error
     return there.counts
 
   def _outlived_its_job(self, folder: pathlib.Path) -> bool:
