@@ -50,7 +50,7 @@ SETTINGS = (
     minimum=1,
   ),
   settings.Setting(
-    'tolerance', 'TOLERANCE', float, 0.1, 'greatest mean loss, in (0, 1)'
+    'tolerance', 'TOLERANCE', float, 0.1, 'greatest expected loss, in (0, 1)'
   ),
   settings.Setting('failure_prob', 'FAILURE_PROB', float, 0.05, 'in (0, 1)'),
 )
