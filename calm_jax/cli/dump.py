@@ -1,7 +1,6 @@
 """`calm dump`: a model and a split in, a dump out."""
 
 import os
-import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -105,16 +104,7 @@ SETTINGS = (
 def add_flags(parser: flags.Parser) -> None:
   """Adds the settings, --overwrite and --restart."""
   settings.add_flags(parser, SETTINGS)
-  parser.add_argument(
-    '--overwrite',
-    action='store_true',
-    help='make a complete dump anew, and replace it then',
-  )
-  parser.add_argument(
-    '--restart',
-    action='store_true',
-    help='begin anew where an unfinished dump could be resumed',
-  )
+  flags.add_overwrite_and_restart(parser)
 
 
 def run(args) -> None:
@@ -256,7 +246,7 @@ def write_dump(
     thresholds=thresholds or runner.DEFAULT_THRESHOLDS,
     model_digest=loaded.digest,
     data_digest=found.digest,
-    command=shlex.join(['calm', *sys.argv[1:]]),
+    command=flags.command_line(),
   )
   return runner.run(
     loaded.generator,

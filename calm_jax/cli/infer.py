@@ -2,8 +2,6 @@
 
 import functools
 import pathlib
-import shlex
-import sys
 
 from calm_jax import errors
 from calm_jax.cli import flags, loading, search, settings
@@ -106,16 +104,7 @@ SETTINGS = (
 def add_flags(parser: flags.Parser) -> None:
   """Adds the settings, --overwrite and --restart."""
   settings.add_flags(parser, SETTINGS)
-  parser.add_argument(
-    '--overwrite',
-    action='store_true',
-    help='make a complete file anew, and replace it then',
-  )
-  parser.add_argument(
-    '--restart',
-    action='store_true',
-    help='begin anew where unfinished work could be taken up',
-  )
+  flags.add_overwrite_and_restart(parser)
 
 
 def run(args) -> None:
@@ -151,11 +140,7 @@ def _check_mode(chosen) -> None:
     raise errors.ConfigError(
       'A text file has no targets to score: give a task and --split.'
     )
-  if str(search.Search(chosen, None, 1.0)) != 'greedy' or (
-    chosen.calibration is not None
-    or chosen.threshold is not None
-    and chosen.threshold < 1.0
-  ):
+  if search.leaves_early(chosen) or not search.is_greedy(chosen):
     raise errors.ConfigError(
       'Scores are those of the full model for given targets: leave out'
       ' --threshold, --calibration, and whatever chooses tokens.'
@@ -212,7 +197,7 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
     shard_id=chosen.shard_id,
     num_shards=chosen.num_shards,
     model_digest=loaded.digest,
-    command=shlex.join(['calm', *sys.argv[1:]]),
+    command=flags.command_line(),
   )
   job = runner.job(generator, setup, name, split, examples)
   # Few texts need no rows beside them.
