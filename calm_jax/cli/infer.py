@@ -165,50 +165,20 @@ def _sources(chosen, *, verbose: bool) -> list[tuple[str, str, list]]:
   ]
 
 
-def _searching(look_for, batch_size: int):
-  """The search as the runner calls it."""
-  from calm_jax.inference import runner
-
-  def decode(examples, **options):
-    return look_for([example.inputs for example in examples], **options)
-
-  if look_for.has_beams:
-    return runner.in_batches(decode, batch_size)
-  return functools.partial(decode, batch_size=batch_size)
-
-
 def _infer(args, chosen, loaded, threshold, source) -> None:
-  from calm_jax.inference import records, runner, scoring
+  """Writes and tells of one file."""
+  from calm_jax.inference import runner
 
   name, split, examples = source
   examples = examples[: chosen.max_examples]
   examples = examples[chosen.shard_id :: chosen.num_shards]
   generator = loaded.generator
   look_for = search.Search(chosen, generator, threshold)
-  length = chosen.max_decode_length or generator.max_decode_length
-  setup = runner.Setup(
-    mode=chosen.mode,
-    threshold=threshold,
-    decoding=str(look_for),
-    num_decodes=chosen.num_decodes,
-    max_decode_length=length,
-    batch_size=chosen.batch_size,
-    batches_per_chunk=chosen.checkpoint_period,
-    shard_id=chosen.shard_id,
-    num_shards=chosen.num_shards,
-    model_digest=loaded.digest,
-    command=flags.command_line(),
-  )
+  setup = _setup(chosen, loaded, threshold, look_for)
   job = runner.job(generator, setup, name, split, examples)
-  # Few texts need no rows beside them.
-  batch_size = min(chosen.batch_size, max(1, len(examples)))
-  if chosen.mode == records.SCORE:
-    decode = runner.in_batches(scoring.Scorer(generator, length), batch_size)
-  else:
-    decode = _searching(look_for, batch_size)
   outcome = runner.run(
     generator,
-    decode,
+    _decode(setup, generator, look_for, len(examples)),
     examples,
     job,
     chosen.output_dir,
@@ -217,6 +187,44 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
   )
   path = pathlib.Path(chosen.output_dir) / job.file_name
   print(_summary(outcome, path, generator.model.config.num_decoder_layers))
+
+
+def _setup(chosen, loaded, threshold: float, look_for: search.Search):
+  """The `runner.Setup` of all files."""
+  from calm_jax.inference import runner
+
+  return runner.Setup(
+    mode=chosen.mode,
+    threshold=threshold,
+    decoding=str(look_for),
+    num_decodes=chosen.num_decodes,
+    max_decode_length=chosen.max_decode_length
+    or loaded.generator.max_decode_length,
+    batch_size=chosen.batch_size,
+    batches_per_chunk=chosen.checkpoint_period,
+    shard_id=chosen.shard_id,
+    num_shards=chosen.num_shards,
+    model_digest=loaded.digest,
+    command=flags.command_line(),
+  )
+
+
+def _decode(setup, generator, look_for: search.Search, num_examples: int):
+  """The `runner.Decode` of the mode."""
+  from calm_jax.inference import records, runner, scoring
+
+  # Few texts need no rows beside them.
+  batch_size = min(setup.batch_size, max(1, num_examples))
+  if setup.mode == records.SCORE:
+    scorer = scoring.Scorer(generator, setup.max_decode_length)
+    return runner.in_batches(scorer, batch_size)
+
+  def decode(examples, **options):
+    return look_for([example.inputs for example in examples], **options)
+
+  if look_for.has_beams:
+    return runner.in_batches(decode, batch_size)
+  return functools.partial(decode, batch_size=batch_size)
 
 
 def _summary(outcome, path: pathlib.Path, num_layers: int) -> str:
