@@ -211,7 +211,9 @@ def completed(
   with unfinished.advised('--overwrite replaces the complete dump.'):
     there = contracts.read_json(path, Job)
     job.check_continues(there, f'{directory} is complete, but made')
-    return reader.verify(directory)
+    manifest = reader.read_manifest(directory)
+  reader.check_shards(directory, manifest)
+  return manifest
 
 
 def _check_target(directory: pathlib.Path, overwrite: bool) -> None:

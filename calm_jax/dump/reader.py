@@ -51,17 +51,10 @@ def read_manifest(directory: str | os.PathLike) -> contracts.Manifest:
   return contracts.read_json(directory / shards.MANIFEST, contracts.Manifest)
 
 
-def verify(directory: str | os.PathLike) -> contracts.Manifest:
-  """The manifest, once every shard has the digest that it names.
-
-  Raises:
-    DataError: the manifest is damaged, or a shard is missing or damaged.
-  """
-  directory = pathlib.Path(directory).expanduser()
-  manifest = read_manifest(directory)
+def check_shards(directory: pathlib.Path, manifest: contracts.Manifest) -> None:
+  """Raises a DataError if a shard is missing or has another digest."""
   for info in manifest.shards:
     _content(directory, info)
-  return manifest
 
 
 def _content(directory: pathlib.Path, info: contracts.ShardInfo) -> bytes:
@@ -76,7 +69,8 @@ def _content(directory: pathlib.Path, info: contracts.ShardInfo) -> bytes:
   if digest != info.sha256:
     raise errors.DataError(
       f'{path} ({len(content)} bytes) is truncated or altered: its SHA-256 must'
-      f' be {info.sha256[:12]}..., got {digest[:12]}...; run `calm dump` again.'
+      f' be {info.sha256[:12]}..., got {digest[:12]}...; run `calm dump` with'
+      ' --overwrite.'
     )
   return content
 

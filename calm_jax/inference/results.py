@@ -8,7 +8,7 @@
 
 Names are T5X's. Its markers are empty; ours tell what they complete: a chunk's
 digest and counts, and the settings of the whole run, so that a file of other
-settings is not taken for this one's. Standard library only.
+settings, or a damaged one, is not taken for this one's. Standard library only.
 """
 
 import dataclasses
@@ -128,6 +128,7 @@ class _ChunkMarker(json_records.Record):
 class _FileMarker(json_records.Record):
   job: Job
   counts: Counts
+  sha256: str = ''  # Not yet known to the first markers.
 
 
 class Results:
@@ -162,7 +163,7 @@ class Results:
 
     Raises:
       DataError: the results there, complete (and not `overwrite`) or not (and
-        not `restart`), are another job's.
+        not `restart`), are another job's; or complete ones are damaged.
       ResourceError: the folder cannot be written, or another process is
         writing these results.
     """
@@ -199,7 +200,7 @@ class Results:
       return False
     try:
       there = json_records.read_json(marker, _ChunkMarker)
-      if _digest(self._read(index)) == there.sha256:
+      if _digest(_read(self._chunk(index))) == there.sha256:
         self._chunks[index] = there.counts
         return True
       _log.warning('%s is damaged and made again.', self._chunk(index))
@@ -232,12 +233,17 @@ class Results:
     with unfinished.explained(self.path):
       # It would be the marker of other content between the two renames.
       self._marker.unlink(missing_ok=True)
-    json_records.write_parts_atomically(
-      self.path, (x for i in range(num_chunks) for x in self._read(i))
-    )
-    json_records.write_json_atomically(
-      self._marker, _FileMarker(self._job, counts)
-    )
+    digest = hashlib.sha256()
+
+    def parts() -> Iterator[bytes]:
+      for index in range(num_chunks):
+        for part in _read(self._chunk(index)):
+          digest.update(part)
+          yield part
+
+    json_records.write_parts_atomically(self.path, parts())
+    marker = _FileMarker(self._job, counts, digest.hexdigest())
+    json_records.write_json_atomically(self._marker, marker)
     self.counts = counts
     return counts
 
@@ -248,6 +254,8 @@ class Results:
       # An empty marker is T5X's own.
       there = json_records.read_json(self._marker, _FileMarker)
       self._job.check_continues(there.job, f'{self.path} is complete, but made')
+      if there.sha256 and there.sha256 != _digest(_read(self.path)):
+        raise errors.DataError(f'{self.path} was altered or truncated.')
     return there.counts
 
   def _outlived_its_job(self, folder: pathlib.Path) -> bool:
@@ -263,10 +271,11 @@ class Results:
   def _chunk(self, index: int, ending: str = '') -> pathlib.Path:
     return self._folder.path / f'{self._job.file_name}-chunk{index:05}{ending}'
 
-  def _read(self, index: int) -> Iterator[bytes]:
-    with open(self._chunk(index), 'rb') as file:
-      while part := file.read(_COPIED_AT_ONCE):
-        yield part
+
+def _read(path: pathlib.Path) -> Iterator[bytes]:
+  with open(path, 'rb') as file:
+    while part := file.read(_COPIED_AT_ONCE):
+      yield part
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -167,5 +167,5 @@ def test_a_complete_dump_is_left_as_it_is(
   shard = tmp_path / 'calibration' / 'shard-00000.npz'
   shard.write_bytes(shard.read_bytes()[:-1])
   code, _, (message,) = run('calibration')
-  assert code == 3 and '--overwrite replaces' in message
+  assert code == 3 and 'run `calm dump` with --overwrite.' in message
   assert run('calibration', '--overwrite')[:2] == (0, written)

@@ -224,7 +224,7 @@ def test_a_complete_dump_that_is_damaged_is_replaced_when_asked(name, tmp_path):
   before = content_of(tmp_path / 'dump')
   path = tmp_path / 'dump' / name
   path.write_bytes(path.read_bytes()[:-10])
-  with pytest.raises(errors.DataError, match=f'{name}.*--overwrite replaces'):
+  with pytest.raises(errors.DataError, match=f'{name}.*--overwrite'):
     partial.completed(tmp_path / 'dump', JOB)
   finish(tmp_path / 'dump', overwrite=True)
   assert content_of(tmp_path / 'dump') == before
