@@ -34,6 +34,7 @@ class Job(unfinished.Job):
     thresholds_per_pass: how many are generated before the next are.
     rows: decoded side by side.
     stopping: '' or the rule by which lower thresholds are left out.
+    num_examples: 0 where nobody knows it beforehand.
   """
 
   header: contracts.Manifest
@@ -42,13 +43,14 @@ class Job(unfinished.Job):
   thresholds_per_pass: int
   rows: int
   stopping: str = ''
+  num_examples: int = 0
 
   def settings(self) -> dict[str, Any]:
     """As `unfinished.Job`, with the header's fields among the others."""
     fields = self.to_json()
-    fields |= fields.pop('header')
-    fields.pop('command')
-    return fields
+    header = fields.pop('header')
+    header.pop('command')
+    return header | fields  # The header's number of examples is not yet known.
 
 
 class PartialDump:

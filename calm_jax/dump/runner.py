@@ -200,6 +200,7 @@ def run(
     thresholds_per_pass=per_pass,
     rows=ROWS,
     stopping=stopping.name if stopping else '',
+    num_examples=len(ordered),
   )
   if not overwrite and (there := partial.completed(directory, job)):
     return Outcome(there, is_new=False)

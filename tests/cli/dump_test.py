@@ -164,6 +164,8 @@ def test_a_complete_dump_is_left_as_it_is(
   assert code == 3
   assert 'examples_per_shard was 64 and is now 1' in message
   assert '--overwrite replaces' in message and '--restart' not in message
+  code, _, (message,) = run('calibration', '--max_examples=3')
+  assert code == 3 and 'num_examples was 2 and is now 3' in message
   shard = tmp_path / 'calibration' / 'shard-00000.npz'
   shard.write_bytes(shard.read_bytes()[:-1])
   code, _, (message,) = run('calibration')

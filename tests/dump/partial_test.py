@@ -147,6 +147,7 @@ def test_another_dump_is_refused(field, value, tmp_path):
     ('thresholds_per_pass', 1),
     ('rows', 64),
     ('stopping', 'rule'),
+    ('num_examples', 6),
   ],
 )
 def test_another_job_is_refused(field, value, tmp_path):
