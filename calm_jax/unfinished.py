@@ -11,9 +11,10 @@ import contextlib
 import logging
 import os
 import pathlib
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
 from calm_jax import errors, json_records
@@ -59,9 +60,78 @@ class Job(json_records.Record):
     ]
     raise errors.DataError(
       f'{what} with other settings ({", ".join(different)});{"".join(shown)}'
-      ' give the settings that it was begun with, choose another directory, or'
-      ' ask to restart it (--restart).'
+      ' give the settings that it was begun with or choose another directory.'
     )
+
+
+class Folder:
+  """The finished parts of one job, at `path`, held by this process."""
+
+  def __init__(
+    self, path: pathlib.Path, what: str, is_part: Callable[[str], object]
+  ):
+    """Makes and holds the folder.
+
+    Args:
+      path: of the folder.
+      what: the name of what comes of it, as 'dump'.
+      is_part: whether a name is that of a finished part.
+
+    Raises:
+      ResourceError: it cannot be written, or another process holds it.
+    """
+    self.path = path
+    self._what = what
+    self._is_part = is_part
+    with explained(path):
+      path.mkdir(parents=True, exist_ok=True)
+      self._lock = lock(path, what)
+
+  def take_up(self, job: _J, *, restart: bool) -> _J:
+    """Keeps the parts that are finished, or begins anew.
+
+    Returns:
+      The job with the command that began it, so that the result is what one run
+      would have made.
+
+    Raises:
+      DataError: the work there is another job's (and not `restart`).
+      ResourceError: the folder cannot be written.
+    """
+    try:
+      there = None if restart else job_in(self.path, job, self._what)
+      if there is None:
+        self.remove()
+        json_records.write_json_atomically(self.path / JOB, job)
+        return job
+      # A killed write leaves its temporary file, whose name has a dot first.
+      self.remove(lambda name: name.startswith('.'))
+      return there
+    except BaseException:
+      self.leave(remove=not self.has_parts())
+      raise
+
+  def has_parts(self) -> bool:
+    """Whether something in it is of use to another run."""
+    return any(self._is_part(path.name) for path in self.path.glob('*'))
+
+  def remove(self, which: Callable[[str], bool] = lambda name: True) -> None:
+    """Removes files by their names, but never the lock.
+
+    Raises:
+      ResourceError: the operating system refused.
+    """
+    with explained(self.path):
+      for path in self.path.iterdir():
+        if path.name != LOCK and which(path.name):
+          path.unlink()
+
+  def leave(self, *, remove: bool) -> None:
+    """Lets go of the folder, which may be removed before."""
+    if remove:
+      shutil.rmtree(self.path, ignore_errors=True)
+    if self._lock is not None:
+      self._lock.close()
 
 
 def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
@@ -78,9 +148,19 @@ def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
   path = folder / JOB
   if not path.is_file():
     return None
-  there = json_records.read_json(path, type(job))
-  job.check_continues(there, f'{folder} holds an unfinished {what}')
+  with advised('--restart begins anew.'):
+    there = json_records.read_json(path, type(job))
+    job.check_continues(there, f'{folder} holds an unfinished {what}, begun')
   return there
+
+
+@contextlib.contextmanager
+def advised(advice: str) -> Iterator[None]:
+  """Ends DataErrors with what else can be done."""
+  try:
+    yield
+  except errors.DataError as error:
+    raise errors.DataError(f'{error} {advice}') from error
 
 
 class Lock:

@@ -18,13 +18,11 @@ class Stage:
     name: of the stage.
     argv: of `calm`, from the folder of a run.
     contents: folder of a run -> digests of its results by name.
-    complete: exit codes that say that nothing is left to do.
   """
 
   name: str
   argv: tuple[str, ...]
   contents: Callable[[pathlib.Path], dict[str, str]]
-  complete: tuple[int, ...] = (0,)
 
 
 def write_inputs(folder: pathlib.Path) -> None:
@@ -75,8 +73,7 @@ def dump(inputs: pathlib.Path, split: str, folder: str = 'dump') -> Stage:
     '--examples_per_shard=4',
     f'--output_dir={folder}',
   )
-  # A complete dump is refused, not made again.
-  return Stage('dump', argv, lambda run: files_of(run / folder), (0, 3))
+  return Stage('dump', argv, lambda run: files_of(run / folder))
 
 
 def infer(inputs: pathlib.Path) -> Stage:

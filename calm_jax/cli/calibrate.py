@@ -7,8 +7,9 @@ DESCRIPTION = """Choose the exit threshold whose quality is guaranteed.
   calm calibrate --dump_dir=runs/calibration_dump --output=calibration.json \\
     --tolerance=0.1 --failure_prob=0.05
 
-With probability 1 - failure_prob, the mean loss against the full model on new
-text is at most the tolerance. Needs NumPy and SciPy only.
+With a probability of at least 1 - failure_prob over the calibration texts, the
+expected loss of a new text against the full model is at most the tolerance.
+Needs NumPy and SciPy only.
 
 p-values: hoeffding_bentkus (CALM's), betting (usually finds lower thresholds;
 the default of risk_difference), binomial (losses of 0 or 1), and for comparison
@@ -24,8 +25,8 @@ P_VALUE = settings.Setting(
   'P_VALUE',
   str,
   None,
-  'bound on the mean loss; without it hoeffding_bentkus where it holds, else'
-  ' betting',
+  'bound on the expected loss; without it hoeffding_bentkus where it holds,'
+  ' else betting',
   objects=True,
 )
 PROCEDURE = settings.Setting(
@@ -56,7 +57,8 @@ SETTINGS = (
     'TOLERANCE',
     float,
     0.1,
-    'greatest mean loss in (0, 1); delta in CALM, alpha in Learn-then-Test',
+    'greatest expected loss, in (0, 1); delta in CALM, alpha in'
+    ' Learn-then-Test',
   ),
   settings.Setting(
     'failure_prob',

@@ -50,7 +50,7 @@ SETTINGS = (
     minimum=1,
   ),
   settings.Setting(
-    'tolerance', 'TOLERANCE', float, 0.1, 'greatest mean loss, in (0, 1)'
+    'tolerance', 'TOLERANCE', float, 0.1, 'greatest expected loss, in (0, 1)'
   ),
   settings.Setting('failure_prob', 'FAILURE_PROB', float, 0.05, 'in (0, 1)'),
 )
@@ -69,41 +69,19 @@ def run(args) -> None:
   """
   chosen = settings.settle(args, SETTINGS)
   from calm_jax import calibration, contracts
-  from calm_jax.calibration import guarantee, learn_then_test
-  from calm_jax.dump import reader
   from calm_jax.report import html, table
 
-  guarantee.check_guarantee(chosen.tolerance, chosen.failure_prob)
-  hopeless = learn_then_test.warning_before(
-    chosen.calibration_examples, 1, chosen.tolerance, chosen.failure_prob
-  )
-  if hopeless:
-    print(f'Warning: {hopeless}')
+  _check_guarantee(chosen)
   folder = pathlib.Path(chosen.output_dir).expanduser()
   steps = _Steps(5)
   steps.start('the shipped model' if chosen.model is None else chosen.model)
   loaded = loading.load(chosen)
-
-  def write_dump(split: str, count: int) -> str:
-    path = folder / f'{split}_dump'
-    dump.write_dump(
-      loaded,
-      loading.load_examples(chosen.task, split),
-      split=split,
-      max_examples=count,
-      thresholds=None,
-      output_dir=str(path),
-      overwrite=True,
-      restart=True,  # Another demo's settings are no reason to refuse.
-    )
-    return str(path)
-
   steps.start(
     f'decode {chosen.calibration_examples} calibration texts at a grid of'
     ' thresholds'
   )
-  calibration_dump = reader.read_dump(
-    write_dump('calibration', chosen.calibration_examples)
+  calibration_dump = _dump(
+    loaded, chosen.task, 'calibration', chosen.calibration_examples, folder
   )
   steps.start('calibrate')
   calibrated = calibration.calibrate_dump(
@@ -112,7 +90,7 @@ def run(args) -> None:
   contracts.write_json_atomically(folder / 'calibration.json', calibrated)
   print(calibrate.summary(calibrated))
   steps.start(f'test on {chosen.test_examples} other texts, and time both')
-  test_dump = reader.read_dump(write_dump('test', chosen.test_examples))
+  test_dump = _dump(loaded, chosen.task, 'test', chosen.test_examples, folder)
   result = evaluate.evaluate_dump(
     loaded,
     test_dump,
@@ -128,6 +106,41 @@ def run(args) -> None:
   )
   print(f'\n{table.summary_table(calibrated, result)}\n')
   print(f'Report: {pathlib.Path(page).absolute()}')
+
+
+def _check_guarantee(chosen) -> None:
+  """Refuses what no calibration can promise; warns of what too few texts can.
+
+  Raises:
+    ConfigError: a number out of range.
+  """
+  from calm_jax.calibration import guarantee, learn_then_test
+
+  wanted = chosen.tolerance, chosen.failure_prob
+  guarantee.check_guarantee(*wanted)
+  hopeless = learn_then_test.warning_before(
+    chosen.calibration_examples, 1, *wanted
+  )
+  if hopeless:
+    print(f'Warning: {hopeless}')
+
+
+def _dump(loaded, task: str, split: str, count: int, folder: pathlib.Path):
+  """Decodes the first texts of a split; the dump as `reader.read_dump`."""
+  from calm_jax.dump import reader
+
+  path = folder / f'{split}_dump'
+  dump.write_dump(
+    loaded,
+    loading.load_examples(task, split),
+    split=split,
+    max_examples=count,
+    thresholds=None,
+    output_dir=str(path),
+    overwrite=True,
+    restart=True,  # Another demo's settings are no reason to refuse.
+  )
+  return reader.read_dump(path)
 
 
 class _Steps:

@@ -1,7 +1,6 @@
 """`calm dump`: a model and a split in, a dump out."""
 
 import os
-import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,8 @@ DESCRIPTION = """Decode a split at a grid of thresholds and keep what happened.
 
 The third command writes both, into runs/dump/calibration and runs/dump/test.
 The dump is all that calm calibrate needs; it can be moved to a machine without
-an accelerator. After an interruption, the same command resumes it.
+an accelerator. After an interruption, the same command resumes it; a complete
+dump of the same settings is left as it is.
 
 With --stop_tolerance the thresholds are decoded a few at a time, from 1 down,
 until one of them fails its test: lower ones could not be certified any more."""
@@ -104,14 +104,7 @@ SETTINGS = (
 def add_flags(parser: flags.Parser) -> None:
   """Adds the settings, --overwrite and --restart."""
   settings.add_flags(parser, SETTINGS)
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace a dump that is there'
-  )
-  parser.add_argument(
-    '--restart',
-    action='store_true',
-    help='begin anew where an unfinished dump could be resumed',
-  )
+  flags.add_overwrite_and_restart(parser)
 
 
 def run(args) -> None:
@@ -131,7 +124,7 @@ def run(args) -> None:
   }
   loaded = loading.load(chosen)
   for split, folder in folders.items():
-    manifest = write_dump(
+    outcome = write_dump(
       loaded,
       examples[split],
       split=split,
@@ -143,9 +136,20 @@ def run(args) -> None:
       examples_per_shard=chosen.examples_per_shard,
       stopping=stopping(chosen),
     )
-    if manifest.stopped:
-      print(f'Stopped at {manifest.thresholds[-1]:g}: {manifest.stopped}')
-    print(f'Written: {manifest.num_examples} examples to {folder}')
+    print(_summary(outcome, folder))
+
+
+def _summary(outcome: 'runner.Outcome', folder: str) -> str:
+  """What has come of a split, in a line or two."""
+  manifest = outcome.manifest
+  if not outcome.is_new:
+    return f'Complete already: {manifest.num_examples} examples in {folder}'
+  lines = [f'Written: {manifest.num_examples} examples to {folder}']
+  if manifest.stopped:
+    lines.insert(
+      0, f'Stopped at {manifest.thresholds[-1]:g}: {manifest.stopped}'
+    )
+  return '\n'.join(lines)
 
 
 def folders_of(split: str, output_dir: str) -> dict[str, str]:
@@ -216,8 +220,8 @@ def write_dump(
   restart: bool = False,
   examples_per_shard: int | None = None,
   stopping: 'runner.Stopping | None' = None,
-):
-  """Runs one split of a task and returns the dump's manifest.
+) -> 'runner.Outcome':
+  """Runs one split of a task, as `runner.run`.
 
   Args:
     loaded: the model.
@@ -242,7 +246,7 @@ def write_dump(
     thresholds=thresholds or runner.DEFAULT_THRESHOLDS,
     model_digest=loaded.digest,
     data_digest=found.digest,
-    command=shlex.join(['calm', *sys.argv[1:]]),
+    command=flags.command_line(),
   )
   return runner.run(
     loaded.generator,

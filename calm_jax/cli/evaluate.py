@@ -3,8 +3,6 @@
 import dataclasses
 import importlib.metadata
 import platform
-import shlex
-import sys
 import warnings
 
 from calm_jax.cli import flags, loading, settings
@@ -167,7 +165,7 @@ def evaluate_dump(
     result,
     full=_with_split_scores(result.full, manifest, data),
     calibrated=_with_split_scores(result.calibrated, manifest, data),
-    command=shlex.join(['calm', *sys.argv[1:]]),
+    command=flags.command_line(),
     versions=_versions(),
   )
 

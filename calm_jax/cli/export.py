@@ -132,7 +132,7 @@ def with_classifiers(params, names: str | None):
   from calm_jax.early_exit import classifiers
 
   trained = params.get(classifiers.PARAMS, {})
-  wanted = [name for name in names.split(',') if name]
+  wanted = [name.strip() for name in names.split(',') if name.strip()]
   for name in wanted:
     if name not in trained:
       raise errors.ConfigError(

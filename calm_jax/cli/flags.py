@@ -8,6 +8,8 @@ Accepted: `--flag=value`, `--flag value`, dashes for underscores, and T5X's
 
 import argparse
 import difflib
+import shlex
+import sys
 from collections.abc import Sequence
 
 from calm_jax import errors
@@ -82,6 +84,25 @@ def boolean(text: str) -> bool:
   return words[text.lower()]
 
 
+def command_line() -> str:
+  """What was typed, for results to tell how they are made again."""
+  return shlex.join(['calm', *sys.argv[1:]])
+
+
+def add_overwrite_and_restart(parser: Parser) -> None:
+  """Flags of the stages whose work is taken up after an interruption."""
+  parser.add_argument(
+    '--overwrite',
+    action='store_true',
+    help='make a complete result anew, and replace it then',
+  )
+  parser.add_argument(
+    '--restart',
+    action='store_true',
+    help='begin anew where unfinished work could be taken up',
+  )
+
+
 def make_parser(command: str, description: str) -> Parser:
   """A parser with the flags that every stage takes."""
   parser = Parser(
@@ -90,35 +111,7 @@ def make_parser(command: str, description: str) -> Parser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  gin_flags = parser.add_argument_group('configuration, as in T5X')
-  gin_flags.add_argument(
-    '--gin_file',
-    action='append',
-    default=[],
-    metavar='FILE',
-    help='gin file; may be repeated, later files override earlier ones',
-  )
-  gin_flags.add_argument(
-    '--gin_bindings',
-    action='append',
-    default=[],
-    metavar='"NAME = VALUE"',
-    help='one binding, applied after all files; shorter: --gin.NAME=VALUE,'
-    ' with strings quoted twice: --gin.MODEL_DIR=\'"runs/a"\'',
-  )
-  gin_flags.add_argument(
-    '--gin_search_paths',
-    default='.',
-    metavar='DIR,DIR',
-    help='where gin files are searched before the ones that ship with calm_jax',
-  )
-  gin_flags.add_argument(
-    '--gin_allow_imports',
-    metavar='MODULE,MODULE',
-    help='for gin files that others wrote: refuse those that import, or reach,'
-    ' any module but these (and what is below them) and those that the shipped'
-    ' files import; without it a gin file may call any Python code',
-  )
+  _add_gin_flags(parser.add_argument_group('configuration, as in T5X'))
   parser.add_argument(
     '--v',
     type=int,
@@ -130,3 +123,34 @@ def make_parser(command: str, description: str) -> Parser:
   for name in ('--alsologtostderr', '--logtostderr'):
     parser.add_argument(name, action='store_true', help=argparse.SUPPRESS)
   return parser
+
+
+def _add_gin_flags(group) -> None:
+  group.add_argument(
+    '--gin_file',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help='gin file; may be repeated, later files override earlier ones',
+  )
+  group.add_argument(
+    '--gin_bindings',
+    action='append',
+    default=[],
+    metavar='"NAME = VALUE"',
+    help='one binding, applied after all files; shorter: --gin.NAME=VALUE,'
+    ' with strings quoted twice: --gin.MODEL_DIR=\'"runs/a"\'',
+  )
+  group.add_argument(
+    '--gin_search_paths',
+    default='.',
+    metavar='DIR,DIR',
+    help='where gin files are searched before the ones that ship with calm_jax',
+  )
+  group.add_argument(
+    '--gin_allow_imports',
+    metavar='MODULE,MODULE',
+    help='for gin files that others wrote: refuse those that import, or reach,'
+    ' any module but these (and what is below them) and those that the shipped'
+    ' files import; without it a gin file may call any Python code',
+  )

@@ -1,5 +1,6 @@
 """`calm generate`: text in, text out, each token with the layers it used."""
 
+import itertools
 import sys
 from collections.abc import Iterator
 
@@ -58,14 +59,9 @@ def run(args) -> None:
   loaded = loading.load(chosen)
   threshold = search.threshold_for(chosen, loaded, _DEFAULT_THRESHOLD)
   write = _Writer(loaded, threshold, args.format, chosen)
-  for number, text in enumerate(_chain(first, texts), start=1):
+  for number, text in enumerate(itertools.chain([first], texts), start=1):
     write(number, text, chosen.task)
   write.close()
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-  yield first
-  yield from rest
 
 
 def lines_of(stream) -> Iterator[str]:

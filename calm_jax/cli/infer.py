@@ -2,8 +2,6 @@
 
 import functools
 import pathlib
-import shlex
-import sys
 
 from calm_jax import errors
 from calm_jax.cli import flags, loading, search, settings
@@ -106,16 +104,7 @@ SETTINGS = (
 def add_flags(parser: flags.Parser) -> None:
   """Adds the settings, --overwrite and --restart."""
   settings.add_flags(parser, SETTINGS)
-  parser.add_argument(
-    '--overwrite',
-    action='store_true',
-    help='make a complete file anew, and replace it then',
-  )
-  parser.add_argument(
-    '--restart',
-    action='store_true',
-    help='begin anew where unfinished work could be taken up',
-  )
+  flags.add_overwrite_and_restart(parser)
 
 
 def run(args) -> None:
@@ -151,11 +140,7 @@ def _check_mode(chosen) -> None:
     raise errors.ConfigError(
       'A text file has no targets to score: give a task and --split.'
     )
-  if str(search.Search(chosen, None, 1.0)) != 'greedy' or (
-    chosen.calibration is not None
-    or chosen.threshold is not None
-    and chosen.threshold < 1.0
-  ):
+  if search.leaves_early(chosen) or not search.is_greedy(chosen):
     raise errors.ConfigError(
       'Scores are those of the full model for given targets: leave out'
       ' --threshold, --calibration, and whatever chooses tokens.'
@@ -180,9 +165,59 @@ def _sources(chosen, *, verbose: bool) -> list[tuple[str, str, list]]:
   ]
 
 
-def _searching(look_for, batch_size: int):
-  """The search as the runner calls it."""
+def _infer(args, chosen, loaded, threshold, source) -> None:
+  """Writes and tells of one file."""
   from calm_jax.inference import runner
+
+  name, split, examples = source
+  examples = examples[: chosen.max_examples]
+  examples = examples[chosen.shard_id :: chosen.num_shards]
+  generator = loaded.generator
+  look_for = search.Search(chosen, generator, threshold)
+  setup = _setup(chosen, loaded, threshold, look_for)
+  job = runner.job(generator, setup, name, split, examples)
+  outcome = runner.run(
+    generator,
+    _decode(setup, generator, look_for, len(examples)),
+    examples,
+    job,
+    chosen.output_dir,
+    overwrite=args.overwrite,
+    restart=args.restart,
+  )
+  path = pathlib.Path(chosen.output_dir) / job.file_name
+  print(_summary(outcome, path, generator.model.config.num_decoder_layers))
+
+
+def _setup(chosen, loaded, threshold: float, look_for: search.Search):
+  """The `runner.Setup` of all files."""
+  from calm_jax.inference import runner
+
+  return runner.Setup(
+    mode=chosen.mode,
+    threshold=threshold,
+    decoding=str(look_for),
+    num_decodes=chosen.num_decodes,
+    max_decode_length=chosen.max_decode_length
+    or loaded.generator.max_decode_length,
+    batch_size=chosen.batch_size,
+    batches_per_chunk=chosen.checkpoint_period,
+    shard_id=chosen.shard_id,
+    num_shards=chosen.num_shards,
+    model_digest=loaded.digest,
+    command=flags.command_line(),
+  )
+
+
+def _decode(setup, generator, look_for: search.Search, num_examples: int):
+  """The `runner.Decode` of the mode."""
+  from calm_jax.inference import records, runner, scoring
+
+  # Few texts need no rows beside them.
+  batch_size = min(setup.batch_size, max(1, num_examples))
+  if setup.mode == records.SCORE:
+    scorer = scoring.Scorer(generator, setup.max_decode_length)
+    return runner.in_batches(scorer, batch_size)
 
   def decode(examples, **options):
     return look_for([example.inputs for example in examples], **options)
@@ -192,49 +227,14 @@ def _searching(look_for, batch_size: int):
   return functools.partial(decode, batch_size=batch_size)
 
 
-def _infer(args, chosen, loaded, threshold, source) -> None:
-  from calm_jax.inference import records, runner, scoring
-
-  name, split, examples = source
-  examples = examples[: chosen.max_examples]
-  examples = examples[chosen.shard_id :: chosen.num_shards]
-  generator = loaded.generator
-  look_for = search.Search(chosen, generator, threshold)
-  length = chosen.max_decode_length or generator.max_decode_length
-  setup = runner.Setup(
-    mode=chosen.mode,
-    threshold=threshold,
-    decoding=str(look_for),
-    num_decodes=chosen.num_decodes,
-    max_decode_length=length,
-    batch_size=chosen.batch_size,
-    batches_per_chunk=chosen.checkpoint_period,
-    shard_id=chosen.shard_id,
-    num_shards=chosen.num_shards,
-    model_digest=loaded.digest,
-    command=shlex.join(['calm', *sys.argv[1:]]),
-  )
-  job = runner.job(generator, setup, name, split, examples)
-  # Few texts need no rows beside them.
-  batch_size = min(chosen.batch_size, max(1, len(examples)))
-  if chosen.mode == records.SCORE:
-    decode = runner.in_batches(scoring.Scorer(generator, length), batch_size)
-  else:
-    decode = _searching(look_for, batch_size)
-  counts = runner.run(
-    generator,
-    decode,
-    examples,
-    job,
-    chosen.output_dir,
-    overwrite=args.overwrite,
-    restart=args.restart,
-  )
-  path = pathlib.Path(chosen.output_dir) / job.file_name
-  said = f'Written: {counts.examples} examples to {path}'
+def _summary(outcome, path: pathlib.Path, num_layers: int) -> str:
+  counts = outcome.counts
+  said = f'Complete already: {counts.examples} examples in {path}'
+  if outcome.is_new:
+    said = f'Written: {counts.examples} examples to {path}'
   if counts.tokens:
     said += (
-      f'; {counts.layers / counts.tokens:.2f} of'
-      f' {generator.model.config.num_decoder_layers} decoder layers per token'
+      f'; {counts.layers / counts.tokens:.2f} of {num_layers} decoder layers'
+      ' per token'
     )
-  print(said)
+  return said

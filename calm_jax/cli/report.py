@@ -1,7 +1,5 @@
 """`calm report`: the results' JSON files in, one HTML page and figures out."""
 
-import shlex
-import sys
 from typing import Any
 
 from calm_jax import errors
@@ -96,7 +94,7 @@ def run(args) -> None:
     chosen.output_dir,
     [reader.read_manifest(x) for x in dumps if x is not None],
     results[1:],
-    shlex.join(['calm', *sys.argv[1:]]),
+    flags.command_line(),
   )
   print(efficiency_table.efficiency_text(results))
   print(f'Written: {page}')

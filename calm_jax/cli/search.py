@@ -126,6 +126,19 @@ def _check_threshold(chosen) -> None:
     )
 
 
+def leaves_early(chosen) -> bool:
+  """Whether tokens may leave before the last layer."""
+  return chosen.calibration is not None or (
+    chosen.threshold is not None and chosen.threshold < 1.0
+  )
+
+
+def is_greedy(chosen) -> bool:
+  """Whether every token is the most probable one, none a prompt's."""
+  is_chosen = chosen.beam_size is not None or chosen.prompt is not None
+  return not (is_chosen or _draws(chosen))
+
+
 def _draws(chosen) -> bool:
   return chosen.temperature is not None or bool(chosen.top_k or chosen.top_p)
 
@@ -152,10 +165,7 @@ def _check_search(chosen) -> None:
 
 
 def _check_beams(chosen) -> None:
-  leaves_early = chosen.calibration is not None or (
-    chosen.threshold is not None and chosen.threshold < 1.0
-  )
-  if leaves_early or _draws(chosen):
+  if leaves_early(chosen) or _draws(chosen):
     raise errors.ConfigError(
       'Beam search is for the full model alone: scores of different layers'
       ' cannot be compared. Leave out --threshold (or give 1), --calibration,'

@@ -54,6 +54,7 @@ def run(args) -> None:
     CalmError: as the stages.
   """
   chosen = settings.settle(args, SETTINGS)
+  examples = loading.load_examples(chosen.task, chosen.split)
   loaded = loading.load(chosen)
   from calm_jax.cli import gin_setup
   from calm_jax.study import plan as plan_lib
@@ -69,22 +70,22 @@ def run(args) -> None:
     swept[name] = study.sweep(
       name,
       generator,
-      _dump_writer(loaded, chosen, folder, name, plan.sweeps[name]),
+      _dump_writer(loaded, examples, chosen, folder, name, plan.sweeps[name]),
       chosen.timed_examples,
     )
   _write_results(folder, plan, loaded.generator, swept, chosen.timed_examples)
 
 
-def _dump_writer(loaded, chosen, folder, name, sweep):
+def _dump_writer(loaded, examples, chosen, folder, name, sweep):
   """Decodes a sweep's texts, or finds them decoded by an earlier run."""
 
   def write_dump(generator):
     path = folder / 'dumps' / name.replace(' ', '_')
     same_weights = dataclasses.replace(loaded, generator=generator)
-    if not _is_dump_of(same_weights, path, sweep, chosen):
+    if not _is_dump_of(same_weights, examples, path, sweep, chosen):
       dump.write_dump(
         same_weights,
-        loading.load_examples(chosen.task, chosen.split),
+        examples,
         split=chosen.split,
         max_examples=chosen.max_examples,
         thresholds=sweep.thresholds,
@@ -96,36 +97,34 @@ def _dump_writer(loaded, chosen, folder, name, sweep):
   return write_dump
 
 
-def _is_dump_of(loaded, path, sweep, chosen) -> bool:
-  """Whether an earlier run has left this very dump."""
+def _is_dump_of(loaded, examples, path, sweep, chosen) -> bool:
+  """Whether an earlier run has left this very dump; its reader checks it."""
   from calm_jax.dump import reader, runner, shards
 
   if not (path / shards.MANIFEST).is_file():
     return False
-  manifest, found = reader.read_dump(path)
+  manifest = reader.read_manifest(path)
   return (
     manifest.model_digest == loaded.digest
     and manifest.config_digest == runner.config_digest(loaded.generator)
-    and (manifest.task, manifest.split) == (chosen.task, chosen.split)
+    and (manifest.task, manifest.split) == (examples.info.name, chosen.split)
+    and manifest.data_digest == examples.digest
     and manifest.thresholds == sweep.thresholds
-    and found.num_examples == chosen.max_examples
+    and manifest.num_examples == len(examples.examples[: chosen.max_examples])
   )
 
 
 def _write_results(folder, plan, generator, swept, timed_examples) -> None:
-  from calm_jax.early_exit import confidence, top_k
-  from calm_jax.evaluation import trade_off
   from calm_jax.report import study_figures, wording
   from calm_jax.study import run as study
 
-  curves = {name: found.rows for name, found in swept.items()}
   any_sweep = next(iter(swept.values()))
   manifest, first = any_sweep.dump
   bound = study.true_cache_oracle(any_sweep)
+  curves = {name: found.rows for name, found in swept.items()}
   curves[bound.measure] = [bound]
-  metric = wording.metric_name(manifest.metric)
-  rows = [row for part in curves.values() for row in part]
-  _write_csv(folder / 'trade_off.csv', [dataclasses.asdict(x) for x in rows])
+  rows = [dataclasses.asdict(row) for part in curves.values() for row in part]
+  _write_csv(folder / 'trade_off.csv', rows)
   print('recall of K', flush=True)
   recall = study.recall_of(generator, first, plan.recall_ks)
   _write_csv(
@@ -137,6 +136,29 @@ def _write_results(folder, plan, generator, swept, timed_examples) -> None:
     ],
   )
   print('time of K', flush=True)
+  texts = study.random_sources(first, timed_examples)
+  times = _times_of_k(generator, texts)
+  _write_csv(
+    folder / 'top_k_times.csv',
+    [{'system': x, 'ms_per_token': y} for x, y in times.items()],
+  )
+  metric = wording.metric_name(manifest.metric)
+  study_figures.trade_off_figure(folder / 'trade_off.png', curves, metric)
+  study_figures.top_k_figure(folder / 'top_k.png', recall, times)
+  study_figures.exits_figure(
+    folder / 'exits.png',
+    {name: _layers_used(x, plan.loss_limit) for name, x in swept.items()},
+    manifest.num_decoder_layers,
+    plan.loss_limit,
+  )
+  print(f'Written: {folder}')
+
+
+def _times_of_k(generator, texts: list[str]) -> dict[str, float]:
+  """Milliseconds per token of top-k propagation, and of what it is beside."""
+  from calm_jax.early_exit import confidence, top_k
+  from calm_jax.study import run as study
+
   measures = {
     'full model, no exits': None,
     **{
@@ -146,26 +168,15 @@ def _write_results(folder, plan, generator, swept, timed_examples) -> None:
     },
     'softmax response': confidence.SoftmaxTopTwoGap(),
   }
-  times = study.never_leaving_times(
-    generator, measures, study.random_sources(first, timed_examples)
-  )
-  _write_csv(
-    folder / 'top_k_times.csv',
-    [{'system': x, 'ms_per_token': y} for x, y in times.items()],
-  )
-  study_figures.trade_off_figure(folder / 'trade_off.png', curves, metric)
-  study_figures.top_k_figure(folder / 'top_k.png', recall, times)
-  used = {}
-  for name, found in swept.items():
-    column = trade_off.lowest_within(found.rows, plan.loss_limit)
-    used[name] = (
-      found.rows[column].threshold,
-      found.dump[1].num_layers_used[:, column],
-    )
-  study_figures.exits_figure(
-    folder / 'exits.png', used, manifest.num_decoder_layers, plan.loss_limit
-  )
-  print(f'Written: {folder}')
+  return study.never_leaving_times(generator, measures, texts)
+
+
+def _layers_used(found, loss_limit: float):
+  """(threshold, its layers [N, T]): the lowest one within the limit."""
+  from calm_jax.evaluation import trade_off
+
+  column = trade_off.lowest_within(found.rows, loss_limit)
+  return found.rows[column].threshold, found.dump[1].num_layers_used[:, column]
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:

@@ -1,11 +1,12 @@
 """The folder of an unfinished dump, which a killed run leaves to the next.
 
     <directory>.partial/  job.json, lock, shard-00000.npz, ...
-    --complete--> <directory>/  manifest.json, shard-00000.npz, ...
+    --complete--> <directory>/  job.json, manifest.json, shard-00000.npz, ...
 
 `<directory>` is a complete dump or does not exist. Every shard is written under
 another name and then renamed, so what is there is finished; `job.json` says of
-which run, and a run with other settings is refused. NumPy only.
+which run, before and after, and a run with other settings is refused. NumPy
+only.
 """
 
 import dataclasses
@@ -14,11 +15,10 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any, Self
 
 from calm_jax import contracts, errors, unfinished
-from calm_jax.dump import shards
+from calm_jax.dump import reader, shards
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Job(unfinished.Job):
     thresholds_per_pass: how many are generated before the next are.
     rows: decoded side by side.
     stopping: '' or the rule by which lower thresholds are left out.
+    num_examples: 0 where nobody knows it beforehand.
   """
 
   header: contracts.Manifest
@@ -42,13 +43,14 @@ class Job(unfinished.Job):
   thresholds_per_pass: int
   rows: int
   stopping: str = ''
+  num_examples: int = 0
 
   def settings(self) -> dict[str, Any]:
     """As `unfinished.Job`, with the header's fields among the others."""
     fields = self.to_json()
-    fields |= fields.pop('header')
-    fields.pop('command')
-    return fields
+    header = fields.pop('header')
+    header.pop('command')
+    return header | fields  # The header's number of examples is not yet known.
 
 
 class PartialDump:
@@ -89,35 +91,29 @@ class PartialDump:
     """
     # Absolute, so that a target of '.' or a trailing slash has a name.
     self._directory = pathlib.Path(directory).expanduser().resolve()
-    self._folder = self._directory.with_name(self._directory.name + '.partial')
-    self._job = job
     self._done: dict[int, contracts.ShardInfo] = {}
     self._shard_of: dict[str, int] = {}  # by example id
-    self._lock_file = None
     self._is_complete = False
     _check_target(self._directory, overwrite)
-    _replaceable(self._folder)
-    with unfinished.explained(self._folder):
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._lock_file = unfinished.lock(self._folder, 'dump')
-    try:
-      self._take_up(restart)
-    except BaseException:
-      self._leave()
-      raise
+    path = self._directory.with_name(self._directory.name + '.partial')
+    _replaceable(path)
+    self._folder = unfinished.Folder(path, 'dump', shards.NAME.fullmatch)
+    self._job = self._folder.take_up(job, restart=restart)
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, exception_type, exception, traceback) -> None:
-    self._leave()
+    # Once complete, a folder of that name is another run's.
+    is_of_use = self._is_complete or self._folder.has_parts()
+    self._folder.leave(remove=not is_of_use)
 
   def shard(self, index: int) -> contracts.Dump | None:
     """A finished shard, or None; a damaged one counts as not finished.
 
     It may hold fewer thresholds than the job, if passes are still to come.
     """
-    path = self._folder / shards.name_of(index)
+    path = self._folder.path / shards.name_of(index)
     if not path.is_file():
       return None
     content = shards.read_bytes(path)
@@ -138,7 +134,7 @@ class PartialDump:
     """
     content = shards.to_bytes(dump)
     self._note(index, content, dump)
-    path = self._folder / shards.name_of(index)
+    path = self._folder.path / shards.name_of(index)
     contracts.write_bytes_atomically(path, content)
 
   def complete(self, num_thresholds: int, stopped: str) -> contracts.Manifest:
@@ -168,38 +164,23 @@ class PartialDump:
       shards=tuple(self._done[index] for index in sorted(self._done)),
       stopped=stopped,
     )
-    contracts.write_json_atomically(self._folder / shards.MANIFEST, manifest)
+    folder = self._folder.path
+    contracts.write_json_atomically(folder / shards.MANIFEST, manifest)
     replaced = self._directory.with_name(self._directory.name + '.replaced')
     with unfinished.explained(self._directory):
       _replaceable(replaced)
       shutil.rmtree(replaced, ignore_errors=True)
-      for name in (unfinished.JOB, unfinished.LOCK):
-        (self._folder / name).unlink(missing_ok=True)
+      (folder / unfinished.LOCK).unlink(missing_ok=True)
       if self._directory.exists():
         self._directory.rename(replaced)
-      self._folder.rename(self._directory)
+      folder.rename(self._directory)
       self._is_complete = True
       shutil.rmtree(replaced, ignore_errors=True)
     return manifest
 
   def discard(self) -> None:
     """Removes the shards that are finished, for a run that nobody resumes."""
-    self._remove()
-
-  def _take_up(self, restart: bool) -> None:
-    there = None
-    if not restart:
-      there = unfinished.job_in(self._folder, self._job, 'dump')
-    if there is None:
-      self._remove()
-      contracts.write_json_atomically(self._folder / unfinished.JOB, self._job)
-      return
-    # Its command, so that the dump is what one run would have made.
-    self._job = there
-    # A killed write leaves its temporary file.
-    self._remove(
-      keep=lambda name: name == unfinished.JOB or shards.NAME.fullmatch(name)
-    )
+    self._folder.remove()
 
   def _note(self, index: int, content: bytes, dump: contracts.Dump) -> None:
     ids = dump.example_ids.tolist()
@@ -213,22 +194,28 @@ class PartialDump:
       shards.name_of(index), len(ids), digest
     )
 
-  def _holds_shards(self) -> bool:
-    return any(map(shards.NAME.fullmatch, _names(self._folder)))
 
-  def _remove(self, keep: Callable[[str], object] = lambda name: False) -> None:
-    with unfinished.explained(self._folder):
-      for name in _names(self._folder):
-        if name != unfinished.LOCK and not keep(name):
-          (self._folder / name).unlink()
+def completed(
+  directory: str | os.PathLike, job: Job
+) -> contracts.Manifest | None:
+  """The manifest of a job's complete dump, whose shards are undamaged.
 
-  def _leave(self) -> None:
-    """Lets go of the folder, and removes it if nothing in it is of use."""
-    # Once complete, a folder of that name is another run's.
-    if not self._is_complete and not self._holds_shards():
-      shutil.rmtree(self._folder, ignore_errors=True)
-    if self._lock_file is not None:
-      self._lock_file.close()
+  Returns:
+    None if no dump is there, or one of an older version, which named no job.
+
+  Raises:
+    DataError: the dump is another job's, or damaged.
+  """
+  directory = pathlib.Path(directory).expanduser()
+  path = directory / unfinished.JOB
+  if not ((directory / shards.MANIFEST).is_file() and path.is_file()):
+    return None
+  with unfinished.advised('--overwrite replaces the complete dump.'):
+    there = contracts.read_json(path, Job)
+    job.check_continues(there, f'{directory} is complete, but made')
+    manifest = reader.read_manifest(directory)
+  reader.check_shards(directory, manifest)
+  return manifest
 
 
 def _check_target(directory: pathlib.Path, overwrite: bool) -> None:
@@ -249,7 +236,7 @@ def _replaceable(directory: pathlib.Path) -> None:
   known = (shards.MANIFEST, unfinished.JOB, 'shard-')
   foreign = sorted(
     name
-    for name in _names(directory)
+    for name in (path.name for path in directory.glob('*'))
     if name != unfinished.LOCK and not any(part in name for part in known)
   )
   if foreign:
@@ -257,7 +244,3 @@ def _replaceable(directory: pathlib.Path) -> None:
       f'{directory} holds files that are no part of a dump ({foreign[:3]});'
       ' choose an empty or new directory.'
     )
-
-
-def _names(directory: pathlib.Path) -> list[str]:
-  return [path.name for path in directory.glob('*')]

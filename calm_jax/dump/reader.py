@@ -51,9 +51,13 @@ def read_manifest(directory: str | os.PathLike) -> contracts.Manifest:
   return contracts.read_json(directory / shards.MANIFEST, contracts.Manifest)
 
 
-def _read_shard(
-  directory: pathlib.Path, info: contracts.ShardInfo
-) -> contracts.Dump:
+def check_shards(directory: pathlib.Path, manifest: contracts.Manifest) -> None:
+  """Raises a DataError if a shard is missing or has another digest."""
+  for info in manifest.shards:
+    _content(directory, info)
+
+
+def _content(directory: pathlib.Path, info: contracts.ShardInfo) -> bytes:
   # A manifest must not make us read files elsewhere.
   if not shards.NAME.fullmatch(info.file):
     raise errors.DataError(
@@ -65,9 +69,17 @@ def _read_shard(
   if digest != info.sha256:
     raise errors.DataError(
       f'{path} ({len(content)} bytes) is truncated or altered: its SHA-256 must'
-      f' be {info.sha256[:12]}..., got {digest[:12]}...; run `calm dump` again.'
+      f' be {info.sha256[:12]}..., got {digest[:12]}...; run `calm dump` with'
+      ' --overwrite.'
     )
-  dump = shards.from_bytes(content, path)
+  return content
+
+
+def _read_shard(
+  directory: pathlib.Path, info: contracts.ShardInfo
+) -> contracts.Dump:
+  path = directory / info.file
+  dump = shards.from_bytes(_content(directory, info), path)
   if dump.num_examples != info.num_examples:
     raise errors.DataError(
       f'{path} must hold {info.num_examples} examples as the manifest says,'

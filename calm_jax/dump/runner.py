@@ -63,6 +63,19 @@ class Stopping:
   per_pass: int = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """Of `run`.
+
+  Attributes:
+    manifest: of the complete dump.
+    is_new: whether this run has made it; else it was there, and undamaged.
+  """
+
+  manifest: contracts.Manifest
+  is_new: bool
+
+
 def config_digest(generator: generation.TextGenerator) -> str:
   """Names what besides the weights decides the output: sizes and exits."""
   model = generator.model
@@ -148,28 +161,27 @@ def run(
   restart: bool = False,
   examples_per_shard: int = EXAMPLES_PER_SHARD,
   stopping: Stopping | None = None,
-) -> contracts.Manifest:
+) -> Outcome:
   """Generates at every threshold and writes the dump.
 
   A run that was killed is resumed by calling it again: finished shards are
   kept, and the dump is that of a run without interruption, byte for byte.
+  Where the dump is complete already, nothing is generated.
 
   Args:
     generator: the model.
     examples: of the split; their order does not matter.
     manifest: from `header`.
     directory: where the dump will be, complete or not at all.
-    overwrite: whether a dump there may be replaced.
+    overwrite: whether a complete dump there is made anew and replaced.
     restart: whether an unfinished dump is thrown away and begun anew.
     examples_per_shard: finished together.
     stopping: when to leave out lower thresholds; never, if None.
 
-  Returns:
-    The manifest of the complete dump.
-
   Raises:
-    DataError: no examples, an empty input, a dump is there already, or an
-      unfinished one with other settings.
+    DataError: no examples, an empty input, or a dump is there with other
+      settings, complete (and not `overwrite`) or not (and not `restart`); or a
+      complete one that is damaged, or of an older version (likewise).
     NumericError: the model computes NaN.
     ResourceError: the directory cannot be written.
   """
@@ -180,35 +192,50 @@ def run(
     )
   ordered = sorted(examples, key=lambda x: (len(x.inputs), x.example_id))
   grid = manifest.thresholds
+  per_pass = min(stopping.per_pass, len(grid)) if stopping else len(grid)
+  job = partial.Job(
+    header=manifest,
+    examples_digest=examples_digest(ordered),
+    examples_per_shard=examples_per_shard,
+    thresholds_per_pass=per_pass,
+    rows=ROWS,
+    stopping=stopping.name if stopping else '',
+    num_examples=len(ordered),
+  )
+  if not overwrite and (there := partial.completed(directory, job)):
+    return Outcome(there, is_new=False)
   work = passes.Work(
     generator=generator,
     examples=ordered,
     # Inputs that no model can read are found before any of them is run.
     tokens=generator.encode([x.inputs for x in ordered]),
     thresholds=grid,
-    per_pass=min(stopping.per_pass, len(grid)) if stopping else len(grid),
+    per_pass=per_pass,
     per_shard=examples_per_shard,
-    rows=ROWS,
-  )
-  job = partial.Job(
-    header=manifest,
-    examples_digest=examples_digest(ordered),
-    examples_per_shard=examples_per_shard,
-    thresholds_per_pass=work.per_pass,
-    rows=work.rows,
-    stopping=stopping.name if stopping else '',
+    rows=job.rows,
   )
   with partial.PartialDump(
     directory, job, overwrite=overwrite, restart=restart
   ) as unfinished:
-    stopped, done = '', 0
-    while not stopped and done < len(grid):
-      done = min(done + work.per_pass, len(grid))
-      passes.run_pass(work, unfinished, done, f'dump {manifest.split}')
-      if stopping and done < len(grid):
-        so_far = dataclasses.replace(manifest, thresholds=grid[:done])
-        stopped = stopping.reason(so_far, passes.read(work, unfinished, done))
-    return unfinished.complete(done, stopped)
+    return Outcome(_complete(work, unfinished, manifest, stopping), is_new=True)
+
+
+def _complete(
+  work: passes.Work,
+  unfinished: partial.PartialDump,
+  manifest: contracts.Manifest,
+  stopping: Stopping | None,
+) -> contracts.Manifest:
+  """Runs passes until none is wanted any more."""
+  grid = work.thresholds
+  stopped, done = '', 0
+  while not stopped and done < len(grid):
+    done = min(done + work.per_pass, len(grid))
+    passes.run_pass(work, unfinished, done, f'dump {manifest.split}')
+    if stopping and done < len(grid):
+      so_far = dataclasses.replace(manifest, thresholds=grid[:done])
+      stopped = stopping.reason(so_far, passes.read(work, unfinished, done))
+  return unfinished.complete(done, stopped)
 
 
 def examples_digest(examples: Sequence[corpus.Example]) -> str:

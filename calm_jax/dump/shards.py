@@ -80,7 +80,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
     return path.read_bytes()
   except FileNotFoundError as error:
     raise errors.DataError(
-      f'{path} is missing from the dump; run `calm dump` again.'
+      f'{path} is missing from the dump; run `calm dump` with --overwrite.'
     ) from error
   except OSError as error:
     raise errors.ResourceError(

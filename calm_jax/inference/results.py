@@ -8,7 +8,7 @@
 
 Names are T5X's. Its markers are empty; ours tell what they complete: a chunk's
 digest and counts, and the settings of the whole run, so that a file of other
-settings is not taken for this one's. Standard library only.
+settings, or a damaged one, is not taken for this one's. Standard library only.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -129,6 +128,7 @@ class _ChunkMarker(json_records.Record):
 class _FileMarker(json_records.Record):
   job: Job
   counts: Counts
+  sha256: str = ''  # Not yet known to the first markers.
 
 
 class Results:
@@ -163,7 +163,7 @@ class Results:
 
     Raises:
       DataError: the results there, complete (and not `overwrite`) or not (and
-        not `restart`), are another job's.
+        not `restart`), are another job's; or complete ones are damaged.
       ResourceError: the folder cannot be written, or another process is
         writing these results.
     """
@@ -172,30 +172,26 @@ class Results:
     self.path = directory / job.file_name
     self.counts: Counts | None = None
     self._marker = directory / (job.file_name + _DONE)
-    self._folder = directory / job.folder_name
     self._job = job
     self._chunks: dict[int, Counts] = {}
+    self._folder: unfinished.Folder | None = None
+    path = directory / job.folder_name
     if not overwrite:
       self.counts = self._completed()
-    self._is_entered = self.counts is None or self._outlived_its_job()
-    if not self._is_entered:
-      return
-    with unfinished.explained(self._folder):
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._lock_file = unfinished.lock(self._folder, _WHAT)
-    if self.counts is not None:
-      return
-    try:
-      self._take_up(restart)
-    except BaseException:
-      self._leave()
-      raise
+    if self.counts is None or self._outlived_its_job(path):
+      self._folder = unfinished.Folder(
+        path, _WHAT, lambda name: name.endswith(_DONE)
+      )
+    if self.counts is None:
+      self._job = self._folder.take_up(job, restart=restart)
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, exception_type, exception, traceback) -> None:
-    self._leave()
+    if self._folder is not None:
+      is_of_use = self.counts is None and self._folder.has_parts()
+      self._folder.leave(remove=not is_of_use)
 
   def has(self, index: int) -> bool:
     """Whether a chunk is finished; a damaged one counts as not finished."""
@@ -204,7 +200,7 @@ class Results:
       return False
     try:
       there = json_records.read_json(marker, _ChunkMarker)
-      if _digest(self._read(index)) == there.sha256:
+      if _digest(_read(self._chunk(index))) == there.sha256:
         self._chunks[index] = there.counts
         return True
       _log.warning('%s is damaged and made again.', self._chunk(index))
@@ -237,72 +233,49 @@ class Results:
     with unfinished.explained(self.path):
       # It would be the marker of other content between the two renames.
       self._marker.unlink(missing_ok=True)
-    json_records.write_parts_atomically(
-      self.path, (x for i in range(num_chunks) for x in self._read(i))
-    )
-    json_records.write_json_atomically(
-      self._marker, _FileMarker(self._job, counts)
-    )
+    digest = hashlib.sha256()
+
+    def parts() -> Iterator[bytes]:
+      for index in range(num_chunks):
+        for part in _read(self._chunk(index)):
+          digest.update(part)
+          yield part
+
+    json_records.write_parts_atomically(self.path, parts())
+    marker = _FileMarker(self._job, counts, digest.hexdigest())
+    json_records.write_json_atomically(self._marker, marker)
     self.counts = counts
     return counts
 
   def _completed(self) -> Counts | None:
     if not (self._marker.is_file() and self.path.is_file()):
       return None
-    try:
+    with unfinished.advised('--overwrite replaces the complete file.'):
       # An empty marker is T5X's own.
       there = json_records.read_json(self._marker, _FileMarker)
       self._job.check_continues(there.job, f'{self.path} is complete, but made')
-    except errors.DataError as error:
-      raise errors.DataError(
-        f'{error} --overwrite replaces the complete file.'
-      ) from error
+      if there.sha256 and there.sha256 != _digest(_read(self.path)):
+        raise errors.DataError(f'{self.path} was altered or truncated.')
     return there.counts
 
-  def _outlived_its_job(self) -> bool:
+  def _outlived_its_job(self, folder: pathlib.Path) -> bool:
     """Whether the folder is left over from a run that was killed at its end."""
-    if not self._folder.is_dir():
+    if not folder.is_dir():
       return False
     try:
-      unfinished.job_in(self._folder, self._job, _WHAT)
+      unfinished.job_in(folder, self._job, _WHAT)
       return True
     except errors.DataError:
       return False  # Another job's, which has yet to be finished.
 
-  def _take_up(self, restart: bool) -> None:
-    there = None
-    if not restart:
-      there = unfinished.job_in(self._folder, self._job, _WHAT)
-    with unfinished.explained(self._folder):
-      for path in self._folder.iterdir():
-        is_kept = path.name in (unfinished.LOCK, unfinished.JOB)
-        # A killed write leaves its temporary file, whose name has a dot first.
-        if not is_kept and (there is None or path.name.startswith('.')):
-          path.unlink()
-    if there is None:
-      json_records.write_json_atomically(
-        self._folder / unfinished.JOB, self._job
-      )
-    else:
-      # Its command, so that the marker is what one run would have made.
-      self._job = there
-
-  def _leave(self) -> None:
-    """Lets go of the folder, and removes it if nothing in it is of use."""
-    if not self._is_entered:
-      return
-    if self.counts is not None or not any(self._folder.glob(f'*{_DONE}')):
-      shutil.rmtree(self._folder, ignore_errors=True)
-    if self._lock_file is not None:
-      self._lock_file.close()
-
   def _chunk(self, index: int, ending: str = '') -> pathlib.Path:
-    return self._folder / f'{self._job.file_name}-chunk{index:05}{ending}'
+    return self._folder.path / f'{self._job.file_name}-chunk{index:05}{ending}'
 
-  def _read(self, index: int) -> Iterator[bytes]:
-    with open(self._chunk(index), 'rb') as file:
-      while part := file.read(_COPIED_AT_ONCE):
-        yield part
+
+def _read(path: pathlib.Path) -> Iterator[bytes]:
+  with open(path, 'rb') as file:
+    while part := file.read(_COPIED_AT_ONCE):
+      yield part
 
 
 def _digest(parts: Iterable[bytes]) -> str:

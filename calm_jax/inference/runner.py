@@ -44,6 +44,19 @@ class Setup:
   command: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """Of `run`.
+
+  Attributes:
+    counts: what the complete file holds.
+    is_new: whether this run has made it; else it was there.
+  """
+
+  counts: results.Counts
+  is_new: bool
+
+
 def job(
   generator: generation.TextGenerator,
   setup: Setup,
@@ -81,7 +94,7 @@ def run(
   *,
   overwrite: bool = False,
   restart: bool = False,
-) -> results.Counts:
+) -> Outcome:
   """Decodes what is not decoded yet, and completes the file.
 
   Called again after whatever ended it, it goes on after the last finished
@@ -95,9 +108,6 @@ def run(
     job: from `job`.
     output_dir, overwrite, restart: as for `results.Results`.
 
-  Returns:
-    What the file holds.
-
   Raises:
     SystemExit: 143, after a SIGTERM or SIGINT; the chunk is finished first.
     DataError: an empty text; results of other settings are there.
@@ -108,7 +118,7 @@ def run(
     output_dir, job, overwrite=overwrite, restart=restart
   ) as unfinished:
     if unfinished.counts is not None:
-      return unfinished.counts
+      return Outcome(unfinished.counts, is_new=False)
     if examples:
       # Texts that no model can read are found before any is decoded, and those
       # that are too long are counted once.
@@ -119,7 +129,7 @@ def run(
         unfinished.put(index, *_lines(decode, chunk, job))
         if stop.received is not None and index + 1 < len(chunks):
           _leave(stop.received, index + 1, len(chunks))
-    return unfinished.complete(len(chunks))
+    return Outcome(unfinished.complete(len(chunks)), is_new=True)
 
 
 def _progress(

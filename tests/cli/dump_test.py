@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from testing import dumps
+from testing import dumps, tiny_text
 
 from calm_jax import calibration
 from calm_jax.cli import dump, loading, main
@@ -110,9 +110,10 @@ def test_flags_reach_the_runner(short_corpus, tmp_path, monkeypatch, capsys):
 
   def run(generator, examples, header, directory, **kwargs):
     asked.update(kwargs, examples=len(examples))
-    return dataclasses.replace(
+    manifest = dataclasses.replace(
       header, thresholds=header.thresholds[:2], stopped='It was enough.'
     )
+    return runner.Outcome(manifest, is_new=True)
 
   monkeypatch.setattr(runner, 'run', run)
   monkeypatch.setattr(runner, 'header', lambda _, **kwargs: make_dump()[0])
@@ -133,3 +134,40 @@ def test_flags_reach_the_runner(short_corpus, tmp_path, monkeypatch, capsys):
     'examples': 7,
   }
   assert rule.per_pass == 4 and '0.2' in rule.name
+
+
+def test_a_complete_dump_is_left_as_it_is(
+  short_corpus, tmp_path, monkeypatch, capsys
+):
+  """Also where another split's is missing, or its settings are others."""
+  generator = tiny_text.make_generator()
+  monkeypatch.setattr(
+    loading, 'load', lambda chosen: loading.LoadedModel(generator, 'weights')
+  )
+
+  def run(split, *flags):
+    output = tmp_path / 'calibration' if split == 'calibration' else tmp_path
+    args = [f'--split={split}', f'--output_dir={output}', '--max_examples=2']
+    code = main.main(['dump', *args, '--thresholds=1,0', *flags])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err.splitlines()[-1:]
+
+  written = f'Written: 2 examples to {tmp_path}/calibration\n'
+  complete = f'Complete already: 2 examples in {tmp_path}/calibration\n'
+  assert run('calibration')[:2] == (0, written)
+  assert run('calibration') == (0, complete, [])
+  assert run('calibration,test')[:2] == (
+    0,
+    f'{complete}Written: 2 examples to {tmp_path}/test\n',
+  )
+  code, _, (message,) = run('calibration', '--examples_per_shard=1')
+  assert code == 3
+  assert 'examples_per_shard was 64 and is now 1' in message
+  assert '--overwrite replaces' in message and '--restart' not in message
+  code, _, (message,) = run('calibration', '--max_examples=3')
+  assert code == 3 and 'num_examples was 2 and is now 3' in message
+  shard = tmp_path / 'calibration' / 'shard-00000.npz'
+  shard.write_bytes(shard.read_bytes()[:-1])
+  code, _, (message,) = run('calibration')
+  assert code == 3 and 'run `calm dump` with --overwrite.' in message
+  assert run('calibration', '--overwrite')[:2] == (0, written)

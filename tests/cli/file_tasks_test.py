@@ -80,7 +80,7 @@ def test_a_dump_reads_the_file(task_flags, tmp_path, monkeypatch, capsys):
 
   def run(generator, examples, header, directory, **kwargs):
     dumped.update(header, examples=examples)
-    return dumps.make_dump(3)[0]
+    return runner.Outcome(dumps.make_dump(3)[0], is_new=True)
 
   monkeypatch.setattr(runner, 'run', run)
   monkeypatch.setattr(runner, 'header', lambda _, **fields: fields)

@@ -129,7 +129,10 @@ def test_without_a_threshold_the_full_model_is_run(infer):
 
 def test_other_settings_are_refused_with_both_values(infer, capsys):
   assert infer('--max_examples=1')[0] == 0
-  assert infer('--max_examples=1')[0] == 0
+  capsys.readouterr()
+  code, folder = infer('--max_examples=1')
+  said = f'Complete already: 1 examples in {folder / FILE}; 3.00 of 3 '
+  assert code == 0 and capsys.readouterr().out.startswith(said)
   assert infer('--max_examples=1', '--threshold=0.5')[0] == 3
   message = capsys.readouterr().err
   assert 'threshold was 1.0 and is now 0.5' in message

@@ -1,13 +1,18 @@
 """`calm study` from a plan to tables and figures, on a tiny model."""
 
+import argparse
 import csv
+import dataclasses
 import math
+import types
 
 import pytest
-from testing import tiny_text
+from testing import dumps, tiny_text
 
 from calm_jax.checkpoints import bundle
-from calm_jax.cli import main
+from calm_jax.cli import dump, loading, main, study
+from calm_jax.data import task_examples
+from calm_jax.dump import runner, writer
 
 _PLAN = """
 from __gin__ import dynamic_registration
@@ -78,3 +83,39 @@ def test_study(tmp_path, capsys):
   assert [float(x['recall']) for x in recall if x['layer'] == '3'] == [1.0, 1.0]
   for name in ('trade_off', 'top_k', 'exits'):
     assert (folder / f'{name}.png').stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  ('count', 'changes', 'is_used'),
+  [
+    (20, {}, True),
+    (19, {}, False),
+    (20, {'digest': 'other texts'}, False),
+    (20, {'examples': [None] * 30}, True),
+    (99, {}, True),  # The split has no more.
+    (99, {'examples': [None] * 30}, False),
+  ],
+)
+def test_dumps_of_the_same_texts_are_used_again(
+  count, changes, is_used, tmp_path, monkeypatch
+):
+  manifest, data = dumps.make_dump(20)
+  writer.write_dump(tmp_path / 'dumps' / 'a_measure', manifest, [data])
+  written = []
+  monkeypatch.setattr(runner, 'config_digest', lambda _: manifest.config_digest)
+  monkeypatch.setattr(
+    dump, 'write_dump', lambda *_, **fields: written.append(fields)
+  )
+  found = task_examples.TaskExamples(
+    types.SimpleNamespace(name=manifest.task), [None] * 20, manifest.data_digest
+  )
+  write_dump = study._dump_writer(
+    loading.LoadedModel(None, manifest.model_digest),
+    dataclasses.replace(found, **changes),
+    argparse.Namespace(split=manifest.split, max_examples=count),
+    tmp_path,
+    'a measure',
+    types.SimpleNamespace(thresholds=manifest.thresholds),
+  )
+  assert write_dump(None) == tmp_path / 'dumps' / 'a_measure'
+  assert bool(written) != is_used

@@ -147,6 +147,7 @@ def test_another_dump_is_refused(field, value, tmp_path):
     ('thresholds_per_pass', 1),
     ('rows', 64),
     ('stopping', 'rule'),
+    ('num_examples', 6),
   ],
 )
 def test_another_job_is_refused(field, value, tmp_path):
@@ -188,6 +189,73 @@ def test_a_dump_that_is_there_is_kept_until_the_new_one_is_complete(tmp_path):
   assert finish(tmp_path / 'dump', overwrite=True) == [0]
   assert reader.read_manifest(tmp_path / 'dump').num_examples == 6
   assert os.listdir(tmp_path) == ['dump']
+
+
+def test_a_complete_dump_is_known_by_its_job(tmp_path):
+  directory = tmp_path / 'dump'
+  assert partial.completed(directory, JOB) is None
+  begun(directory, 0)
+  assert partial.completed(directory, JOB) is None
+  finish(directory)
+  before = content_of(directory)
+  header = dataclasses.replace(JOB.header, command='calm dump ')
+  again = dataclasses.replace(JOB, header=header)
+  manifest = reader.read_manifest(directory)
+  assert partial.completed(directory, again) == manifest
+  said = r'is complete.*\(rows\); rows was 128 and is now 64;.*--overwrite'
+  with pytest.raises(errors.DataError, match=said):
+    partial.completed(directory, dataclasses.replace(JOB, rows=64))
+  assert content_of(directory) == before
+
+
+def test_a_complete_dump_of_an_older_version_is_refused(tmp_path):
+  """It names no job."""
+  finish(tmp_path / 'dump')
+  (tmp_path / 'dump' / 'job.json').unlink()
+  assert partial.completed(tmp_path / 'dump', JOB) is None
+  with pytest.raises(errors.DataError, match='already holds'):
+    finish(tmp_path / 'dump')
+
+
+@pytest.mark.parametrize(
+  'name', ['job.json', 'manifest.json', 'shard-00001.npz']
+)
+def test_a_complete_dump_that_is_damaged_is_replaced_when_asked(name, tmp_path):
+  finish(tmp_path / 'dump')
+  before = content_of(tmp_path / 'dump')
+  path = tmp_path / 'dump' / name
+  path.write_bytes(path.read_bytes()[:-10])
+  with pytest.raises(errors.DataError, match=f'{name}.*--overwrite'):
+    partial.completed(tmp_path / 'dump', JOB)
+  finish(tmp_path / 'dump', overwrite=True)
+  assert content_of(tmp_path / 'dump') == before
+
+
+@pytest.mark.parametrize('moment', ['before', 'after'])
+def test_fault_55_a_kill_at_the_last_rename(moment, tmp_path):
+  program = f"""
+import os, pathlib, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import partial_test as t
+rename = pathlib.Path.rename
+def killed(path, target):
+  if {moment == 'after'}:
+    rename(path, target)
+  os._exit(9)
+pathlib.Path.rename = killed
+t.finish({str(tmp_path / 'dump')!r})
+"""
+  killed = subprocess.run([sys.executable, '-c', program], check=False)
+  assert killed.returncode == 9
+  there = partial.completed(tmp_path / 'dump', JOB)
+  if moment == 'before':
+    assert there is None and finish(tmp_path / 'dump') == [0, 1, 2]
+  assert reader.read_dump(tmp_path / 'dump')[0] == (
+    there or partial.completed(tmp_path / 'dump', JOB)
+  )
+  finish(tmp_path / 'once')
+  assert content_of(tmp_path / 'dump') == content_of(tmp_path / 'once')
+  assert sorted(os.listdir(tmp_path)) == ['dump', 'once']
 
 
 def test_an_example_belongs_to_one_shard(tmp_path):

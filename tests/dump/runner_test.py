@@ -122,6 +122,16 @@ class _Interrupted:
     return self._generator.generate_tokens(*args, **kwargs)
 
 
+class _Complete(_Interrupted):
+  """A generator that nothing is asked of but what it is."""
+
+  def __init__(self, generator):
+    super().__init__(generator, 0)
+
+  def encode(self, texts):
+    raise AssertionError('A complete dump needs no texts.')
+
+
 def _content(directory):
   return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -150,13 +160,17 @@ def test_an_interruption_changes_no_byte(stopping, generator, tmp_path):
       stopping=stopping,
     )
 
-  manifest = run(generator, 'once')
+  manifest = run(generator, 'once').manifest
   assert [x.num_examples for x in manifest.shards] == [2, 2, 1]
   for batches in range(3):
     with pytest.raises(KeyboardInterrupt):
       run(_Interrupted(generator, batches), 'often')
-  assert run(generator, 'often') == manifest
-  assert _content(tmp_path / 'often') == _content(tmp_path / 'once')
+  assert run(generator, 'often') == runner.Outcome(manifest, is_new=True)
+  before = _content(tmp_path / 'once')
+  assert _content(tmp_path / 'often') == before
+  # Complete: neither is any text read, nor does the model run.
+  assert run(_Complete(generator), 'often') == runner.Outcome(manifest, False)
+  assert _content(tmp_path / 'often') == before
 
 
 def test_stopping_leaves_out_lower_thresholds_only(generator, tmp_path):

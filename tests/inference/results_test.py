@@ -1,6 +1,7 @@
 """T5X's files of an inference run, taken up by the same job and no other."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -149,6 +150,26 @@ def test_a_complete_file_is_left_alone(tmp_path):
   # As left by a kill between the marker and the removal.
   (tmp_path / TMP).mkdir()
   assert work(tmp_path) == [] and content_of(tmp_path) == before
+
+
+def test_a_complete_file_that_is_damaged_is_replaced_when_asked(tmp_path):
+  work(tmp_path)
+  before = content_of(tmp_path)
+  (tmp_path / NAME).write_bytes(before[NAME][:-1])
+  with pytest.raises(errors.DataError, match='truncated.*--overwrite'):
+    work(tmp_path)
+  assert work(tmp_path, overwrite=True) == [0, 1, 2]
+  assert content_of(tmp_path) == before
+
+
+def test_a_marker_that_knows_no_digest_is_believed(tmp_path):
+  """As older versions wrote them."""
+  work(tmp_path)
+  marker = tmp_path / f'{NAME}.COMPLETED'
+  fields = json.loads(marker.read_text())
+  assert fields.pop('sha256') and fields.pop('record_sha256')
+  marker.write_text(json.dumps(fields))
+  assert work(tmp_path) == []
 
 
 def test_asking_for_a_complete_file_leaves_another_jobs_chunks(tmp_path):

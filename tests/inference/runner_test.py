@@ -52,7 +52,7 @@ def lines_of(path):
 def test_predictions_are_those_of_the_text_generator(generator, tmp_path):
   examples = examples_of(5)
   job = runner.job(generator, setup_of(), 'task', 'test', examples)
-  counts = runner.run(
+  outcome = runner.run(
     generator,
     lambda batch: generator.generate_many(
       [x.inputs for x in batch], 1, threshold=THRESHOLD
@@ -82,7 +82,8 @@ def test_predictions_are_those_of_the_text_generator(generator, tmp_path):
     assert line['aux']['scores'] == pytest.approx(one.log_prob, abs=1e-4)
   used = [x for line in found for x in line['aux']['exits']]
   assert len(set(used)) > 1, 'some tokens were to leave early'
-  assert counts == results.Counts(5, len(used), sum(used))
+  counts = results.Counts(5, len(used), sum(used))
+  assert outcome == runner.Outcome(counts, is_new=True)
 
 
 class Decode:
