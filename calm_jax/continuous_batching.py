@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from calm_jax import decoding, models, row_inputs
+from calm_jax import decode_arguments, decoding, early_exit_model, row_inputs
 from calm_jax.early_exit import sampling
 from calm_jax.t5 import rows as rows_lib
 
@@ -40,7 +40,7 @@ class Slots:
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-  """Sequences to be generated; arrays as `models` takes them, one row each.
+  """Sequences to be generated: what the model's `generate` takes, row by row.
 
   Attributes:
     tokens: [n, source] encoder inputs.
@@ -74,15 +74,15 @@ class ContinuousBatch:
 
   def __init__(
     self,
-    model: models.EncoderDecoderModel,
+    model: early_exit_model.EarlyExitModel,
     batch_size: int,
     max_decode_length: int,
     *,
     trace: bool = False,
     sampler: sampling.Sampler | None = None,
-    eos_id: int = models.EOS_ID,
+    eos_id: int = decode_arguments.EOS_ID,
   ):
-    """Compiles nothing yet; arguments as for `models`' `generate`."""
+    """Compiles nothing yet; arguments as for the model's `generate`."""
     self.batch_size = batch_size
     self.rows_per_refill = max(1, batch_size // 8)
     self._model = model
@@ -171,8 +171,10 @@ class ContinuousBatch:
 
   def _sequences(self, params, prepared, tokens, thresholds, seeds, prompts):
     """What new sequences read, and their longest outputs."""
-    models.check_seeds(self._sampler, seeds)
-    prompts = models.checked_prompts(prompts, self._eos_id, self._length)
+    decode_arguments.check_seeds(self._sampler, seeds)
+    prompts = decode_arguments.checked_prompts(
+      prompts, self._eos_id, self._length
+    )
     encoded = self._model.encode(params, tokens)
     constants = self._decoder(params, prepared).constants(
       encoded, tokens, self._length
