@@ -9,6 +9,9 @@ are replaced as they end (continuous batching, Yu et al. 2022, Orca). Rows are
 independent, so a sequence's output is the same in any company, up to rounding:
 its place in the rings of the caches (`early_exit.clock`) changes the order of
 sums.
+
+For one device: the host refills the slots of one program. Several devices get
+plain batches (`token_generator`).
 """
 
 import dataclasses
@@ -111,7 +114,7 @@ class ContinuousBatch:
     Args:
       params: parameters of the model.
       prepared: from the model's `prepare`.
-      queue: what to generate; its first sequences are begun first.
+      queue: what to generate, at least one sequence; the first are begun first.
 
     Yields:
       The number of a sequence in the queue and its result, NumPy arrays
