@@ -28,6 +28,38 @@ def check_thresholds(thresholds: float | np.ndarray | jax.Array) -> None:
     )
 
 
+def check_rows(
+  encoder_input_tokens: np.ndarray | jax.Array,
+  thresholds: np.ndarray | jax.Array,
+  seeds: np.ndarray | jax.Array | None = None,
+  prompts: np.ndarray | jax.Array | None = None,
+) -> None:
+  """Raises ConfigError unless the arrays are of the same sources.
+
+  Args:
+    encoder_input_tokens: [sources, source].
+    thresholds: [sources] or [sources, rows].
+    seeds: of the thresholds' shape.
+    prompts: [sources, length].
+  """
+  sources = encoder_input_tokens.shape[:1]
+  if (
+    thresholds.shape[:1] != sources
+    or (seeds is not None and seeds.shape != thresholds.shape)
+    or (prompts is not None and prompts.shape[:1] != sources)
+  ):
+    raise errors.ConfigError(
+      'There must be one row of thresholds and of prompts for each source, and'
+      f' one seed for each threshold, got {encoder_input_tokens.shape} tokens,'
+      f' {thresholds.shape} thresholds, {_shape(prompts)} prompts and'
+      f' {_shape(seeds)} seeds.'
+    )
+
+
+def _shape(array):
+  return 'no' if array is None else array.shape
+
+
 def check_eos_id(eos_id: int | jax.Array, vocab_size: int) -> None:
   """Raises ConfigError unless it is a token other than padding."""
   if isinstance(eos_id, jax.core.Tracer):

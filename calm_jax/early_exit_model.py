@@ -124,10 +124,13 @@ class EarlyExitModel:
       The generated rows, [sources] or [sources * rows] of them.
 
     Raises:
-      ConfigError: the oracle with a sampler, a sampler without seeds, prompts
-        that are longer than an output, or a number out of range: traced ones
-        cannot be checked.
+      ConfigError: arrays that do not belong together, the oracle with a
+        sampler, a sampler without seeds, prompts that are longer than an
+        output, or a number out of range: traced ones cannot be checked.
     """
+    decode_arguments.check_rows(
+      encoder_input_tokens, thresholds, seeds, prompts
+    )
     decode_arguments.check_thresholds(thresholds)
     self._check_eos_id(eos_id)
     prompts = decode_arguments.checked_prompts(

@@ -77,6 +77,12 @@ class EncoderDecoderModel(early_exit_model.EarlyExitModel):
     z_loss: float = 1e-4,
     label_smoothing: float = 0.0,
   ):
+    """Checks that the parts fit each other.
+
+    Args:
+      z_loss: coefficient of `loss_fn`'s auxiliary loss log(Z)^2.
+      label_smoothing: probability that `loss_fn` spreads over other tokens.
+    """
     _check_measure(measure)
     super().__init__(
       module,
@@ -260,8 +266,8 @@ class EncoderDecoderModel(early_exit_model.EarlyExitModel):
     shape = (source.shape[0], num_decodes)
     thresholds = jnp.atleast_1d(jnp.float32(threshold))[:, None]
     if isinstance(call.decode_fn, sampling.Sampler):
-      options['sampler'] = call.decode_fn
-      options['seeds'] = decode_fns.row_seeds(call.rng, *shape)
+      seeds = decode_fns.row_seeds(call.rng, *shape)
+      options = {**options, 'sampler': call.decode_fn, 'seeds': seeds}
     result = self.generate(
       params, source, jnp.broadcast_to(thresholds, shape), **options
     )

@@ -6,7 +6,7 @@ What `generation.TextGenerator` adds is text.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -64,16 +64,16 @@ class TokenGenerator:
     self._is_divided = (
       partitioner is not None and partitioner.num_partitions > 1
     )
-    self._rows = (
+    self._division = (
       data_parallel.DividedModel(partitioner, model.module)
       if self._is_divided
       else data_parallel.RowDivision(devices or jax.local_devices())
     )
-    self.params = self._rows.place(
+    self.params = self._division.place(
       compute_dtype.round_kernels(params, model.config)
     )
     self._prepared = jax.jit(self._traceable_prepare)(self.params)
-    self._encode = jax.jit(model.encode)
+    self._encoder = jax.jit(model.encode)
     self._generate = jax.jit(
       self._traceable_generate,
       static_argnames=('trace', 'sampler', 'max_decode_length'),
@@ -95,13 +95,15 @@ class TokenGenerator:
     return prepared
 
   def _traceable_generate(self, params, prepared, rows, eos_id, **static):
+    """`generate` of the model, its rows divided: [sources, ...] arrays."""
+
     def generate(common, rows):
       params, prepared, eos_id = common
       return self.model.generate(
         params, prepared=prepared, eos_id=eos_id, **rows, **static
       )
 
-    return self._rows.divide(generate)((params, prepared, eos_id), rows)
+    return self._division.divide(generate)((params, prepared, eos_id), rows)
 
   def run_encoder(self, tokens: np.ndarray) -> None:
     """Runs the encoder alone and waits for it: for timing it by itself.
@@ -110,7 +112,7 @@ class TokenGenerator:
       tokens: [batch, inputs_length].
     """
     if len(tokens):
-      self._encode(self.params, jnp.asarray(tokens)).block_until_ready()
+      self._encoder(self.params, jnp.asarray(tokens)).block_until_ready()
 
   def generate_tokens(
     self,
@@ -141,7 +143,7 @@ class TokenGenerator:
       NumPy arrays, [batch * grid, ...]; a batch of no rows gives none.
 
     Raises:
-      ConfigError: arrays of different numbers of rows, a threshold outside
+      ConfigError: arrays that do not belong together, a threshold outside
         [0, 1], a batch_size or max_decode_length that is no positive integer;
         as `generate`.
       NumericError: the model computes NaN or infinity.
@@ -153,7 +155,7 @@ class TokenGenerator:
       'prompts': prompts,
     }
     rows = {k: np.asarray(x) for k, x in rows.items() if x is not None}
-    _check_rows(rows)
+    decode_arguments.check_rows(**rows)
     decode_arguments.check_thresholds(rows['thresholds'])
     decode_arguments.check_seeds(sampler, seeds)
     if batch_size is not None:
@@ -168,7 +170,7 @@ class TokenGenerator:
       return self._no_rows(trace, options['max_decode_length'])
     if batch_size is None:
       result = self._one_batch(rows, **options)
-    elif self._rows.num_devices > 1:
+    elif self._division.num_devices > 1:
       result = self._batches(rows, batch_size, **options)
     else:
       result = self._queue(rows, batch_size, **options)
@@ -181,7 +183,7 @@ class TokenGenerator:
 
   def _one_batch(self, rows, **options) -> decoding.DecodeResult:
     # Rows of zeros fill up the last device.
-    padded = {k: self._rows.pad(x) for k, x in rows.items()}
+    padded = {k: self._division.pad(x) for k, x in rows.items()}
     result = self._generate(self.params, self._prepared, padded, **options)
     result = jax.device_get(result)
     count = rows['thresholds'].size
@@ -277,15 +279,6 @@ class TokenGenerator:
   def _checked_eos_id(self, eos_id: int) -> int:
     decode_arguments.check_eos_id(eos_id, self.model.config.vocab_size)
     return int(eos_id)
-
-
-def _check_rows(rows: Mapping[str, np.ndarray]) -> None:
-  if len({array.shape[:1] for array in rows.values()}) > 1:
-    shapes = {name: array.shape for name, array in rows.items()}
-    raise errors.ConfigError(
-      'Tokens, thresholds, seeds and prompts must have one row for each source,'
-      f' got the shapes {shapes}.'
-    )
 
 
 def _check_positive(name: str, number: int) -> None:

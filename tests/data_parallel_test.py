@@ -39,7 +39,7 @@ for options in ({}, {'sampler': sampling.Sampler(), 'seeds': seeds}):
 rows = {'encoder_input_tokens': sources, 'thresholds': np.float32(thresholds)}
 text = several._generate.lower(
   several.params, several._prepared,
-  {name: several._rows.pad(x) for name, x in rows.items()}, trace=False,
+  {name: several._division.pad(x) for name, x in rows.items()}, trace=False,
   eos_id=1, sampler=None, max_decode_length=9).compile().as_text()
 for collective in ('all-reduce', 'all-gather', 'collective-permute',
                    'all-to-all'):

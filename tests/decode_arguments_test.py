@@ -15,6 +15,27 @@ def test_thresholds_lie_in_the_unit_interval(thresholds):
   decode_arguments.check_thresholds([0.0, 1.0])
 
 
+@pytest.mark.parametrize(
+  'thresholds, others',
+  [
+    ((2,), {}),
+    ((), {}),
+    ((0, 4), {}),
+    ((3,), {'prompts': (1, 5)}),
+    ((3, 2), {'seeds': (3,)}),
+  ],
+)
+def test_arrays_belong_to_the_same_sources(thresholds, others):
+  others = {name: np.zeros(shape) for name, shape in others.items()}
+  tokens = np.zeros((3, 7))
+  with pytest.raises(
+    errors.ConfigError, match=r'for each source.*\(3, 7\) tok'
+  ):
+    decode_arguments.check_rows(tokens, np.zeros(thresholds), **others)
+  grid = np.zeros((3, 2))
+  decode_arguments.check_rows(tokens, grid, grid, np.zeros((3, 5)))
+
+
 @pytest.mark.parametrize('eos_id', [-1, 0, 8])
 def test_an_end_is_a_token(eos_id):
   with pytest.raises(errors.ConfigError, match='from 1 to 7, a token'):

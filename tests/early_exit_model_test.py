@@ -1,4 +1,4 @@
-"""Generation from token arrays: prompts, ends, and requests without rows."""
+"""Generation from token arrays: how outputs begin and where they end."""
 
 import functools
 
