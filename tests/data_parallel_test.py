@@ -28,13 +28,22 @@ def run(devices, **options):
     model, params, devices=devices, max_decode_length=9)
   return generator, generator.generate_tokens(sources, thresholds, **options)
 
-for options in ({}, {'sampler': sampling.Sampler(), 'seeds': seeds}):
+def assert_same(found, expected):
+  for name in ('tokens', 'num_layers_used'):
+    np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+  np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+for options in ({'sampler': sampling.Sampler(), 'seeds': seeds}, {}):
   _, one = run(jax.devices()[:1], **options)
   several, four = run(None, **options)
   assert len(set(one.num_layers_used[one.num_layers_used > 0])) > 2
-  for name in ('tokens', 'num_layers_used'):
-    np.testing.assert_array_equal(getattr(four, name), getattr(one, name))
-  np.testing.assert_allclose(four.log_probs, one.log_probs, atol=1e-4)
+  assert_same(four, one)
+
+# Plain batches: 3 sources of 2 thresholds, the last batch not full.
+several._queue = None  # It is for one device.
+assert_same(several.generate_tokens(sources, thresholds, batch_size=7), one)
+none = several.generate_tokens(sources[:0], thresholds[:0], batch_size=7)
+assert none.tokens.shape == (0, 9)
 
 rows = {'encoder_input_tokens': sources, 'thresholds': np.float32(thresholds)}
 text = several._generate.lower(
