@@ -9,6 +9,9 @@ are replaced as they end (continuous batching, Yu et al. 2022, Orca). Rows are
 independent, so a sequence's output is the same in any company, up to rounding:
 its place in the rings of the caches (`early_exit.clock`) changes the order of
 sums.
+
+For one device: the host refills the slots of one program. Several devices get
+plain batches (`token_generator`).
 """
 
 import dataclasses
@@ -20,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from calm_jax import decoding, models, row_inputs
+from calm_jax import decode_arguments, decoding, early_exit_model, row_inputs
 from calm_jax.early_exit import sampling
 from calm_jax.t5 import rows as rows_lib
 
@@ -40,7 +43,7 @@ class Slots:
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-  """Sequences to be generated; arrays as `models` takes them, one row each.
+  """Sequences to be generated: what the model's `generate` takes, row by row.
 
   Attributes:
     tokens: [n, source] encoder inputs.
@@ -74,15 +77,15 @@ class ContinuousBatch:
 
   def __init__(
     self,
-    model: models.EncoderDecoderModel,
+    model: early_exit_model.EarlyExitModel,
     batch_size: int,
     max_decode_length: int,
     *,
     trace: bool = False,
     sampler: sampling.Sampler | None = None,
-    eos_id: int = models.EOS_ID,
+    eos_id: int = decode_arguments.EOS_ID,
   ):
-    """Compiles nothing yet; arguments as for `models`' `generate`."""
+    """Compiles nothing yet; arguments as for the model's `generate`."""
     self.batch_size = batch_size
     self.rows_per_refill = max(1, batch_size // 8)
     self._model = model
@@ -111,7 +114,7 @@ class ContinuousBatch:
     Args:
       params: parameters of the model.
       prepared: from the model's `prepare`.
-      queue: what to generate; its first sequences are begun first.
+      queue: what to generate, at least one sequence; the first are begun first.
 
     Yields:
       The number of a sequence in the queue and its result, NumPy arrays
@@ -171,8 +174,10 @@ class ContinuousBatch:
 
   def _sequences(self, params, prepared, tokens, thresholds, seeds, prompts):
     """What new sequences read, and their longest outputs."""
-    models.check_seeds(self._sampler, seeds)
-    prompts = models.checked_prompts(prompts, self._eos_id, self._length)
+    decode_arguments.check_seeds(self._sampler, seeds)
+    prompts = decode_arguments.checked_prompts(
+      prompts, self._eos_id, self._length
+    )
     encoded = self._model.encode(params, tokens)
     constants = self._decoder(params, prepared).constants(
       encoded, tokens, self._length

@@ -1,9 +1,8 @@
 """EncoderDecoderModel: the network, the objective and the exits in one object.
 
-A thin facade whose methods have the names and results of T5X's models. It is
-not yet what `t5x.train` can drive: vocabularies, feature converter and
-optimizer are not part of it. The algorithms live in `t5`, `cross_entropy`,
-`early_exit` and `decoding`.
+Its methods have the names and results of T5X's models: loss and scores of given
+targets here, decoding in `early_exit_model`. `t5x_models` adds what `t5x.train`
+asks for besides: vocabularies, feature converter and optimizer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,30 +17,28 @@ from flax import linen as nn
 from calm_jax import (
   beam_search,
   cross_entropy,
+  decode_arguments,
   decode_fns,
   decoding,
+  early_exit_model,
   errors,
-  row_inputs,
 )
 from calm_jax.early_exit import (
   confidence,
   layer_loop,
-  oracle,
-  packing,
   propagation,
   sampling,
   schedule,
 )
-from calm_jax.t5 import joined, network
 
-EOS_ID = 1
+EOS_ID = decode_arguments.EOS_ID
 
 Batch = Mapping[str, jax.Array]
-Params = Mapping[str, Any]
+Params = early_exit_model.Params
 
 
 @gin.configurable
-class EncoderDecoderModel:
+class EncoderDecoderModel(early_exit_model.EarlyExitModel):
   """A T5 whose decoder may stop early.
 
   Attributes:
@@ -80,25 +77,26 @@ class EncoderDecoderModel:
     z_loss: float = 1e-4,
     label_smoothing: float = 0.0,
   ):
-    self.module = module
-    self.measure = measure
-    self.threshold_schedule = threshold_schedule
-    self.exit_layers = exit_layers
-    self.propagation = propagation
-    self.output_length = output_length
+    """Checks that the parts fit each other.
+
+    Args:
+      z_loss: coefficient of `loss_fn`'s auxiliary loss log(Z)^2.
+      label_smoothing: probability that `loss_fn` spreads over other tokens.
+    """
+    _check_measure(measure)
+    super().__init__(
+      module,
+      measure=measure,
+      threshold_schedule=threshold_schedule,
+      exit_layers=exit_layers,
+      propagation=propagation,
+      output_length=output_length,
+      rows_per_pack=rows_per_pack,
+    )
     self.decode_fn = decode_fn
     self.default_decoder_params = default_decoder_params
-    self.rows_per_pack = packing.checked_sizes(rows_per_pack)
-    exit_layers.layers(self.config.num_decoder_layers)
-    _check_measure(measure)
-    measure.check(self.config)
     self._z_loss = z_loss
     self._label_smoothing = label_smoothing
-
-  @property
-  def config(self) -> network.T5Config:
-    """Sizes of the network."""
-    return self.module.config
 
   def get_initial_variables(
     self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]]
@@ -240,7 +238,7 @@ class EncoderDecoderModel:
       default_eos_id=EOS_ID,
     )
     decode_fns.check_num_decodes(call.decode_fn, num_decodes)
-    check_thresholds(threshold)
+    decode_arguments.check_thresholds(threshold)
     inputs = batch['decoder_input_tokens']
     options = {
       'max_decode_length': call.max_decode_length or inputs.shape[1],
@@ -268,8 +266,8 @@ class EncoderDecoderModel:
     shape = (source.shape[0], num_decodes)
     thresholds = jnp.atleast_1d(jnp.float32(threshold))[:, None]
     if isinstance(call.decode_fn, sampling.Sampler):
-      options['sampler'] = call.decode_fn
-      options['seeds'] = decode_fns.row_seeds(call.rng, *shape)
+      seeds = decode_fns.row_seeds(call.rng, *shape)
+      options = {**options, 'sampler': call.decode_fn, 'seeds': seeds}
     result = self.generate(
       params, source, jnp.broadcast_to(thresholds, shape), **options
     )
@@ -282,227 +280,6 @@ class EncoderDecoderModel:
     }
     return {k: x.reshape(*shape, *x.shape[1:]) for k, x in outputs.items()}
 
-  def prepare(self, params: Params) -> Any:
-    """What `generate` can derive from the parameters once for all calls.
-
-    Returns:
-      The measure's own arrays, and kernels laid out for decoding (`t5.joined`).
-    """
-    return {
-      'prepared': self.measure.prepare(self.config, params),
-      'joined': joined.join_kernels(params, self.config.num_decoder_layers),
-    }
-
-  def generate(
-    self,
-    params: Params,
-    encoder_input_tokens: jax.Array,
-    thresholds: jax.Array,
-    *,
-    max_decode_length: int,
-    trace: bool = False,
-    sampler: sampling.Sampler | None = None,
-    seeds: jax.Array | None = None,
-    prompts: jax.Array | None = None,
-    prepared: Any = None,
-    eos_id: int | jax.Array = EOS_ID,
-    max_decode_steps: int | jax.Array | None = None,
-  ) -> decoding.DecodeResult:
-    """Generates, each row leaving the decoder at its own threshold.
-
-    Several rows for one source cost one encoding of it.
-
-    Args:
-      params: parameters of the module.
-      encoder_input_tokens: [sources, source]; rows of zeros generate nothing.
-      thresholds: [sources] or [sources, rows], in [0, 1]; run time values, so
-        that a whole grid shares one compiled program.
-      max_decode_length: longest output in tokens, EOS included.
-      trace: whether to record every layer's confidence and best token.
-      sampler: draws tokens from the distribution of the layer where they
-        leave; the most probable one if None.
-      seeds: uint32 of the thresholds' shape, for the sampler: a row's draws
-        depend on its own seed, not on its place in the batch.
-      prompts: [sources, length] tokens that outputs start with. A prompt ends
-        before its first EOS or 0. The full model reads it: its positions use
-        all layers.
-      prepared: from `prepare`; if None, every call prepares the measure anew
-        and uses the kernels as they are.
-      eos_id: the token that ends an output.
-      max_decode_steps: most tokens after the prompt, T5X's; or [sources].
-
-    Returns:
-      The generated rows, [sources] or [sources * rows] of them.
-
-    Raises:
-      ConfigError: the oracle with a sampler, a sampler without seeds, prompts
-        that are longer than an output, or a number out of range: traced ones
-        cannot be checked.
-    """
-    check_thresholds(thresholds)
-    self.check_eos_id(eos_id)
-    prompts = checked_prompts(prompts, eos_id, max_decode_length)
-    row_lengths = self.row_lengths(
-      encoder_input_tokens, max_decode_length, prompts, max_decode_steps
-    )
-    check_seeds(sampler, seeds)
-    per_source = thresholds.size // encoder_input_tokens.shape[0]
-
-    def by_row(array):
-      return jnp.repeat(array, per_source, axis=0)
-
-    encoded = self.encode(params, encoder_input_tokens)
-    tokens, encoded = by_row(encoder_input_tokens), by_row(encoded)
-    prompts = None if prompts is None else by_row(prompts)
-    row_lengths = by_row(row_lengths)
-    thresholds = thresholds.reshape(-1)
-    batch_size = tokens.shape[0]
-    if prepared is None:
-      # To lay kernels out for one call costs more than it gives.
-      prepared = {'prepared': self.measure.prepare(self.config, params)}
-    decoder = self.decoder(params, prepared, trace=trace, sampler=sampler)
-    inputs = row_inputs.RowInputs(
-      decoder.constants(encoded, tokens, max_decode_length),
-      thresholds,
-      None if sampler is None else seeds.reshape(-1),
-      prompts,
-    )
-    return decoding.decode(
-      inputs.step(decoder, self.threshold_schedule, max_decode_length),
-      decoder.empty_cache(batch_size, max_decode_length),
-      batch_size=batch_size,
-      max_decode_length=max_decode_length,
-      eos_id=eos_id,
-      num_traced=self.config.num_decoder_layers if trace else 0,
-      is_padding=jnp.all(tokens == 0, axis=-1),
-      row_lengths=row_lengths,
-      prompts=prompts,
-    )
-
-  def encode(self, params: Params, encoder_input_tokens: jax.Array):
-    """[batch, source] -> [batch, source, embed]."""
-    return self.module.apply(
-      {'params': params}, encoder_input_tokens, method='encode'
-    )
-
-  def row_lengths(
-    self,
-    tokens: jax.Array,
-    max_decode_length: int,
-    prompts: jax.Array | None = None,
-    steps: int | jax.Array | None = None,
-  ) -> jax.Array:
-    """[sources], the longest output of each; arguments as for `generate`.
-
-    A bound by the input never cuts a prompt, and leaves it one token.
-    """
-    prompt_lengths = jnp.zeros(tokens.shape[:1], jnp.int32)
-    if prompts is not None:
-      prompt_lengths = jnp.sum(prompts > 0, axis=1)
-    longest = jnp.full_like(prompt_lengths, max_decode_length)
-    if self.output_length is not None:
-      longest = jnp.maximum(self.output_length(tokens), prompt_lengths + 1)
-    if steps is not None:
-      longest = jnp.minimum(longest, prompt_lengths + steps)
-    return longest
-
-  def check_eos_id(self, eos_id: int | jax.Array) -> None:
-    """Raises ConfigError unless it is a token other than padding."""
-    if isinstance(eos_id, jax.core.Tracer):
-      return
-    if not 0 < eos_id < self.config.vocab_size:
-      raise errors.ConfigError(
-        f'eos_id must be from 1 to {self.config.vocab_size - 1}, a token of the'
-        f' vocabulary other than the start symbol and padding 0, got {eos_id}.'
-      )
-
-  def beam_search(
-    self,
-    params: Params,
-    encoder_input_tokens: jax.Array,
-    *,
-    num_beams: int,
-    max_decode_length: int,
-    alpha: float | jax.Array = 0.6,
-    eos_id: int | jax.Array = EOS_ID,
-    prompts: jax.Array | None = None,
-  ) -> tuple[jax.Array, jax.Array]:
-    """Beam search with the full model: see `beam_search.beam_decode`.
-
-    Args:
-      params, encoder_input_tokens, max_decode_length, eos_id, prompts: as for
-        `generate`.
-      num_beams: sequences kept per source.
-      alpha: exponent of the length penalty.
-
-    Returns:
-      Tokens [sources, beams, target] and scores [sources, beams], the best
-      last. For sources of zeros, which are padding, all of them are 0.
-
-    Raises:
-      ConfigError: as `generate` and `beam_search.beam_decode`.
-    """
-    self.check_eos_id(eos_id)
-    prompts = checked_prompts(prompts, eos_id, max_decode_length)
-    encoded = self.module.apply(
-      {'params': params}, encoder_input_tokens, method='encode'
-    )
-    tokens = jnp.repeat(encoder_input_tokens, num_beams, axis=0)
-    encoded = jnp.repeat(encoded, num_beams, axis=0)
-    decoder = layer_loop.EarlyExitDecoder(
-      params, self.config, confidence.StaticExit()
-    )
-    constants = decoder.constants(encoded, tokens, max_decode_length)
-    tokens, scores = beam_search.beam_decode(
-      lambda token, position, cache: decoder.full_model_logits(
-        token, position, constants, cache
-      ),
-      decoder.empty_cache(tokens.shape[0], max_decode_length),
-      batch_size=encoder_input_tokens.shape[0],
-      num_beams=num_beams,
-      max_decode_length=max_decode_length,
-      eos_id=eos_id,
-      alpha=alpha,
-      # Without a bound by the input, beams need not end at the last token.
-      row_lengths=self.output_length
-      and self.row_lengths(encoder_input_tokens, max_decode_length, prompts),
-      prompts=prompts,
-    )
-    is_source = jnp.any(encoder_input_tokens > 0, axis=-1)[:, None]
-    return (
-      jnp.where(is_source[..., None], tokens, 0),
-      jnp.where(is_source, scores, 0.0),
-    )
-
-  def decoder(
-    self,
-    params: Params,
-    prepared: Any,
-    *,
-    trace: bool = False,
-    sampler: sampling.Sampler | None = None,
-  ) -> layer_loop.EarlyExitDecoder | oracle.OracleDecoder:
-    """The decoder with this model's exits; arguments as for `generate`."""
-    decoder = layer_loop.EarlyExitDecoder(
-      params,
-      self.config,
-      self.measure,
-      exit_layers=self.exit_layers,
-      propagation=self.propagation,
-      sampler=sampler,
-      **prepared,
-      trace=trace,
-      rows_per_pack=self.rows_per_pack,
-    )
-    if isinstance(self.measure, oracle.Oracle):
-      if sampler is not None:
-        raise errors.ConfigError(
-          'The oracle compares best tokens, so it cannot draw them; choose'
-          ' another measure for a sampler.'
-        )
-      return oracle.OracleDecoder(decoder)
-    return decoder
-
   def _logits(self, params, batch, dropout_rng):
     return self.module.apply(
       {'params': params},
@@ -513,21 +290,6 @@ class EncoderDecoderModel:
       batch.get('decoder_segment_ids'),
       enable_dropout=dropout_rng is not None,
       rngs={} if dropout_rng is None else {'dropout': dropout_rng},
-    )
-
-
-def check_thresholds(thresholds: float | np.ndarray | jax.Array) -> None:
-  """Raises ConfigError unless all are in [0, 1].
-
-  Traced ones cannot be checked; there NaN acts as 1, the full model.
-  """
-  if isinstance(thresholds, jax.core.Tracer):
-    return
-  values = np.asarray(thresholds)
-  if not ((values >= 0) & (values <= 1)).all():
-    raise errors.ConfigError(
-      f'Thresholds must be in [0, 1], got {values.reshape(-1).tolist()}; 1 is'
-      ' the full model.'
     )
 
 
@@ -549,31 +311,3 @@ def _check_is_full_model(threshold) -> None:
       'A beam search is for the full model alone: scores of different layers'
       f' cannot be compared. Leave out the threshold, got {threshold}.'
     )
-
-
-def check_seeds(
-  sampler: sampling.Sampler | None, seeds: jax.Array | None
-) -> None:
-  """Raises ConfigError for a sampler without seeds."""
-  if sampler is not None and seeds is None:
-    raise errors.ConfigError('A sampler needs a seed for every row, got none.')
-
-
-def checked_prompts(
-  prompts: jax.Array | None, eos_id: int | jax.Array, max_decode_length: int
-) -> jax.Array | None:
-  """Prompts up to their first EOS or 0, after which the model is free.
-
-  Raises:
-    ConfigError: they are wider than an output.
-  """
-  if prompts is None or prompts.shape[1] == 0:
-    return None
-  if prompts.shape[1] > max_decode_length:
-    raise errors.ConfigError(
-      f'Prompts must be at most as wide as the longest output of'
-      f' {max_decode_length} tokens, got {prompts.shape[1]} columns; leave out'
-      ' columns of padding, or raise max_decode_length.'
-    )
-  goes_on = jnp.cumprod((prompts != 0) & (prompts != eos_id), axis=1)
-  return jnp.where(goes_on > 0, prompts, 0)

@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from flax import core, traverse_util
 from flax.linen import partitioning as nn_partitioning
 
-from calm_jax import cross_entropy, errors, losses, models
+from calm_jax import (
+  cross_entropy,
+  decode_arguments,
+  errors,
+  losses,
+  models,
+)
 from calm_jax.early_exit import classifiers
 from calm_jax.training import classifier_step, step
 
@@ -65,7 +71,7 @@ class T5XModel:
     self.objective = objective
     self.threshold = threshold
     self.loss_normalizing_factor = loss_normalizing_factor
-    models.check_thresholds(threshold)
+    decode_arguments.check_thresholds(threshold)
     needed = max(input_vocabulary.vocab_size, output_vocabulary.vocab_size)
     if model.config.vocab_size < needed:
       raise errors.ConfigError(

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from testing import copying, eight_devices
+from testing import copying, eight_devices, tiny_t5
 
-from calm_jax import models
+from calm_jax import decoding, models, token_generator
 from calm_jax.cli import gin_setup
 from calm_jax.early_exit import confidence
 from calm_jax.t5 import network
@@ -94,3 +94,63 @@ def test_the_macro_sets_the_type():
     variables['params'],
   )
   assert encoded.dtype == jnp.bfloat16
+
+
+def _tiny_generator(rows_per_pack):
+  config = tiny_t5.tiny_config(tied=False, num_decoder_layers=3)
+  model = models.EncoderDecoderModel(
+    network.Transformer(config.replace(dtype=jnp.bfloat16)),
+    measure=confidence.SoftmaxTopTwoGap(),
+    rows_per_pack=rows_per_pack,
+    output_length=decoding.ProportionalLength(1.0),
+  )
+  return token_generator.TokenGenerator(
+    model, tiny_t5.tiny_params(config), max_decode_length=6
+  )
+
+
+def _nearest_decision(result, thresholds):
+  """By how much a confidence or a best token would have to change."""
+  traced, used = result.trace_confidences, result.num_layers_used
+  layers = np.arange(1, traced.shape[2] + 1)
+  is_decided = (
+    (layers <= used[..., None])
+    & (layers < len(layers))
+    & (thresholds[:, None, None] < 1)
+  )
+  from_thresholds = np.abs(traced - thresholds[:, None, None])[is_decided]
+  # The gap of the two best tokens, where a token left.
+  gaps = result.confidences[used > 0]
+  return min(from_thresholds.min(), gaps.min())
+
+
+def test_packs_and_a_queue_decide_as_one_row_at_a_time():
+  """Rounding may depend on a program's shapes; clear decisions do not.
+
+  A sum in another order may round to another bfloat16, which has 8 bits, and
+  tip a decision that is near. So the sources are such that none is: tokens and
+  layers must be the same, confidences only close.
+  """
+  thresholds = np.float32([1.0, 0.15, 0.35, 0.6, 1.0, 0.15, 0.35])
+  sources = tiny_t5.sources(7, seed=173)
+  generator = _tiny_generator(())
+  by_row = [
+    generator.generate_tokens(sources[[i]], thresholds[[i]], trace=True)
+    for i in range(7)
+  ]
+  alone = jax.tree.map(lambda *x: np.concatenate(x), *by_row)
+  used = alone.num_layers_used
+  assert set(used[used > 0]) == {1, 2, 3}
+  assert len(set((used > 0).sum(axis=1))) > 3, 'ends must differ'
+  assert _nearest_decision(alone, thresholds) > 0.05, 'choose other sources'
+  generator = _tiny_generator((2,))
+  kernel = generator.params['decoder']['layers_0']['mlp']['wo']['kernel']
+  assert kernel.dtype == jnp.bfloat16
+  for batch_size in (None, 3):
+    found = generator.generate_tokens(
+      sources, thresholds, trace=True, batch_size=batch_size
+    )
+    for name in ('tokens', 'num_layers_used'):
+      np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    np.testing.assert_allclose(found.confidences, alone.confidences, atol=0.02)
+    np.testing.assert_allclose(found.log_probs, alone.log_probs, rtol=0.02)

@@ -1,14 +1,13 @@
 """A queue through a few slots gives what one batch of all of it gives."""
 
 import functools
-import types
 
 import jax
 import numpy as np
 import pytest
 from testing import plain_python, tiny_t5
 
-from calm_jax import continuous_batching, decoding, errors, generation
+from calm_jax import continuous_batching, decoding
 from calm_jax.early_exit import (
   classifier_confidence,
   confidence,
@@ -85,41 +84,6 @@ def test_the_oracle_is_refilled_too():
     np.testing.assert_array_equal(
       result.num_layers_used, whole.num_layers_used[i]
     )
-
-
-def test_a_generator_takes_any_number_of_rows_through_its_slots():
-  """With prompts, a trace and several thresholds per source."""
-  model, params = tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
-  tokenizer = types.SimpleNamespace(vocab_size=tiny_t5.VOCAB_SIZE)
-  generator = generation.TextGenerator(
-    model, params, tokenizer, inputs_length=7, max_decode_length=LENGTH
-  )
-  prompts = np.zeros((COUNT, 3), int)
-  prompts[::2, 0] = 5
-  # The model is free after an EOS or a 0.
-  prompts[2], prompts[4] = (5, 1, 7), (5, 0, 7)
-  sources = np.array(SOURCES)
-  sources[3] = 0  # Generates nothing.
-  rows = (sources, np.stack([THRESHOLDS, THRESHOLDS[::-1]], axis=1))
-  options = {'trace': True, 'prompts': prompts}
-  whole = generator.generate_tokens(*rows, **options)
-  for batch_size in (5, 2 * COUNT + 3):
-    queued = generator.generate_tokens(*rows, **options, batch_size=batch_size)
-    for name in ('tokens', 'num_layers_used', 'trace_tokens'):
-      np.testing.assert_array_equal(getattr(queued, name), getattr(whole, name))
-    np.testing.assert_allclose(
-      queued.trace_confidences, whole.trace_confidences, atol=1e-4
-    )
-  assert (whole.tokens[6:8] == 0).all(), 'two thresholds of the empty source'
-
-
-@pytest.mark.parametrize('batch_size', [0, -1, 1.5, True])
-def test_a_batch_size_that_is_none(batch_size):
-  model, params = tiny_t5.tiny_model(confidence.StaticExit())
-  tokenizer = types.SimpleNamespace(vocab_size=tiny_t5.VOCAB_SIZE)
-  generator = generation.TextGenerator(model, params, tokenizer)
-  with pytest.raises(errors.ConfigError, match='batch_size must be'):
-    generator.generate_tokens(SOURCES, THRESHOLDS, batch_size=batch_size)
 
 
 def test_a_prompt_is_remembered_the_same_in_any_company():

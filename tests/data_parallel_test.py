@@ -11,9 +11,8 @@ from calm_jax import data_parallel
 # Devices are counted before JAX starts: a process of its own.
 PROGRAM = """
 import jax, numpy as np
-import types
 from testing import tiny_t5
-from calm_jax import generation
+from calm_jax import token_generator
 from calm_jax.early_exit import confidence, sampling
 
 assert len(jax.devices()) == 4
@@ -25,23 +24,32 @@ thresholds = np.stack([np.linspace(0, 1, 10), np.full(10, 0.4)], axis=1)
 seeds = np.arange(20, dtype=np.uint32).reshape(10, 2)
 
 def run(devices, **options):
-  generator = generation.TextGenerator(
-    model, params, types.SimpleNamespace(vocab_size=24), devices=devices,
-    max_decode_length=9)
+  generator = token_generator.TokenGenerator(
+    model, params, devices=devices, max_decode_length=9)
   return generator, generator.generate_tokens(sources, thresholds, **options)
 
-for options in ({}, {'sampler': sampling.Sampler(), 'seeds': seeds}):
+def assert_same(found, expected):
+  for name in ('tokens', 'num_layers_used'):
+    np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+  np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+for options in ({'sampler': sampling.Sampler(), 'seeds': seeds}, {}):
   _, one = run(jax.devices()[:1], **options)
   several, four = run(None, **options)
   assert len(set(one.num_layers_used[one.num_layers_used > 0])) > 2
-  for name in ('tokens', 'num_layers_used'):
-    np.testing.assert_array_equal(getattr(four, name), getattr(one, name))
-  np.testing.assert_allclose(four.log_probs, one.log_probs, atol=1e-4)
+  assert_same(four, one)
 
+# Plain batches: 3 sources of 2 thresholds, the last batch not full.
+several._queue = None  # It is for one device.
+assert_same(several.generate_tokens(sources, thresholds, batch_size=7), one)
+none = several.generate_tokens(sources[:0], thresholds[:0], batch_size=7)
+assert none.tokens.shape == (0, 9)
+
+rows = {'encoder_input_tokens': sources, 'thresholds': np.float32(thresholds)}
 text = several._generate.lower(
-  several.params, several._prepared, tokens=several._rows.pad(sources),
-  thresholds=several._rows.pad(np.float32(thresholds)), trace=False,
-  **several._limits(1, None)).compile().as_text()
+  several.params, several._prepared,
+  {name: several._division.pad(x) for name, x in rows.items()}, trace=False,
+  eos_id=1, sampler=None, max_decode_length=9).compile().as_text()
 for collective in ('all-reduce', 'all-gather', 'collective-permute',
                    'all-to-all'):
   assert collective + '(' not in text, collective

@@ -1,13 +1,11 @@
 """Text in, text out, with a tiny network and the shipped vocabulary."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from testing.tiny_text import make_generator
 
 from calm_jax import decoding, errors, generation, models
-from calm_jax.data import vocabulary
 from calm_jax.early_exit import confidence, sampling
 from calm_jax.t5 import network
 
@@ -38,53 +36,26 @@ def test_threshold_zero_uses_the_first_layer(generator):
     assert set(result.num_layers_used) == {1}
 
 
-def test_fault_46_encodes_with_eos_and_truncates(generator):
-  with pytest.warns(UserWarning, match='1 of 2 texts are longer than 12'):
-    tokens = generator.encode(['restore: a', 'restore: ' + 'word ' * 50])
-  assert tokens.shape == (2, 12)
-  assert (tokens[1] > 0).all() and tokens[1, -1] == vocabulary.EOS_ID
-  ends = np.flatnonzero(tokens[0] == vocabulary.EOS_ID)
-  assert len(ends) == 1 and (tokens[0, ends[0] + 1 :] == 0).all()
-
-
-def test_thresholds_share_one_compiled_program(generator):
-  tokens = generator.encode(TEXTS)
-  for threshold in (0.0, 0.3, 1.0):
-    generator.generate_tokens(tokens, np.full(3, threshold, np.float32))
-  before = generator._generate._cache_size()
-  generator.generate_tokens(tokens, np.float32([0.1, 0.7, 1.0]))
-  assert generator._generate._cache_size() == before
-
-
 def test_no_texts_give_no_generations(generator):
+  sampler = sampling.Sampler()
   assert generator.generate([]) == []
+  assert generator.generate([], prompts=[]) == []
+  assert generator.generate_many([], 2, sampler=sampler) == []
+  assert generator.generate_many([], 2, sampler=sampler, batch_size=3) == []
+  assert generator.beam_search([], 2) == []
+  assert generator.beam_search([], 2, prompts=[]) == []
+  generator.run_encoder(generator.encode([]))
 
 
-@pytest.mark.parametrize('text', ['', '  \n'])
-def test_refuses_an_empty_text(generator, text):
-  with pytest.raises(errors.DataError, match='text 2 of 2 is empty'):
-    generator.generate(['restore: fine', text])
-
-
-def test_refuses_a_text_that_is_not_unicode(generator):
-  undecodable = b'caf\xe9'.decode('utf-8', 'surrogateescape')
-  with pytest.raises(errors.DataError, match='prompt 1 of 1 holds bytes'):
-    generator.generate(TEXTS[:1], prompts=[undecodable])
-  with pytest.raises(errors.DataError, match='text 1 of 1 holds bytes'):
-    generator.generate([undecodable])
+def test_no_texts_have_no_prompts(generator):
+  with pytest.raises(errors.ConfigError, match='each of the 0 texts, got 1'):
+    generator.generate([], prompts=['This'])
 
 
 @pytest.mark.parametrize('threshold', [-0.1, 1.1, float('nan')])
 def test_refuses_thresholds_outside_the_unit_interval(generator, threshold):
   with pytest.raises(errors.ConfigError, match=r'in \[0, 1\]'):
     generator.generate(TEXTS, threshold=threshold)
-
-
-def test_refuses_a_model_that_computes_nan():
-  generator = make_generator()
-  generator.params = jax.tree.map(lambda x: x * np.nan, generator.params)
-  with pytest.raises(errors.NumericError, match='not finite'):
-    generator.generate(TEXTS)
 
 
 def test_refuses_a_vocabulary_that_is_too_large(generator):

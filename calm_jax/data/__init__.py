@@ -4,6 +4,7 @@
   corpus (splits, tasks, overlap)       examples per task and split, on disk
   vocabulary (case_factoring)           SentencePiece, with or without seqio
   arrays -> batches                     T5X's arrays, training batches by step
+  text_rows                             a user's texts and prompts, checked
   seqio_tasks (saved_iterator)          the same tasks and arrays through seqio
 
   file_tasks                            a user's TSV or JSONL files

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import errors, models, partitioning
+from calm_jax import decode_arguments, errors, models, partitioning
 from calm_jax.data import arrays, seqio_tasks
 from calm_jax.training import writers
 
@@ -56,7 +56,7 @@ class InferEvaluation:
   write_n_results: int | None = None
 
   def __post_init__(self):
-    models.check_thresholds(self.threshold)
+    decode_arguments.check_thresholds(self.threshold)
     arrays.checked_lengths(self.task_feature_lengths)
 
   def open(
