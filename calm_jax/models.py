@@ -25,7 +25,6 @@ from calm_jax import (
 )
 from calm_jax.early_exit import (
   confidence,
-  layer_loop,
   propagation,
   sampling,
   schedule,
