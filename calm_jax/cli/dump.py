@@ -114,10 +114,14 @@ def run(args) -> None:
     CalmError: as `write_dump`.
   """
   chosen = settings.settle(args, SETTINGS)
-  # Before the model is loaded, which takes seconds.
+  from calm_jax.data import task_examples
+
+  # Before the texts are read and the model is loaded, which takes seconds.
   thresholds = parse_thresholds(chosen.thresholds)
   check_stopping(chosen)
   folders = folders_of(chosen.split, chosen.output_dir)
+  for split in folders:
+    task_examples.check_split(chosen.task, split)
   examples = {
     split: loading.load_examples(chosen.task, split, verbose=args.v > 0)
     for split in folders

@@ -103,10 +103,7 @@ def load_corpus(
     ResourceError: the cache folder cannot be written.
   """
   tasks.get_task(task)
-  if split not in splits.SPLITS:
-    raise errors.ConfigError(
-      f'A split must be one of {", ".join(splits.SPLITS)}, got {split!r}.'
-    )
+  splits.check(split)
   directory = ensure_corpus(source, cache_dir)
   name = _file_name(task, split)
   expected = read_manifest(directory)['files'].get(name)

@@ -8,6 +8,7 @@ drops the examples that quote a target of another split.
 import hashlib
 from collections.abc import Mapping
 
+from calm_jax import errors
 from calm_jax.data import prose
 
 # Percent of the hash range, in this order. Never change them: a shipped model
@@ -15,6 +16,14 @@ from calm_jax.data import prose
 SPLITS = {'train': 90, 'validation': 2, 'calibration': 4, 'test': 4}
 
 _ID_DIGITS = 16
+
+
+def check(split: str) -> None:
+  """Raises ConfigError: there is no such split."""
+  if split not in SPLITS:
+    raise errors.ConfigError(
+      f'A split must be one of {", ".join(SPLITS)}, got {split!r}.'
+    )
 
 
 def example_id_of(target: str) -> str:

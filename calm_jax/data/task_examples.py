@@ -16,7 +16,14 @@ import sys
 from collections.abc import Mapping
 
 from calm_jax import errors
-from calm_jax.data import arrays, corpus, task_registry, tasks, vocabulary
+from calm_jax.data import (
+  arrays,
+  corpus,
+  splits,
+  task_registry,
+  tasks,
+  vocabulary,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,18 @@ def load(name: str, split: str) -> TaskExamples:
 
     examples = seqio_examples.load(name, split)
   return TaskExamples(info, examples, _digest(examples))
+
+
+def check_split(name: str, split: str) -> None:
+  """Refuses what no built-in task has before anything is read.
+
+  Other tasks say so themselves when they load.
+
+  Raises:
+    ConfigError: unknown split.
+  """
+  if name in tasks.TASKS:
+    splits.check(split)
 
 
 def get_task(name: str) -> tasks.TaskInfo:
