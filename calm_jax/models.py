@@ -25,6 +25,7 @@ from calm_jax import (
 )
 from calm_jax.early_exit import (
   confidence,
+  packing,
   propagation,
   sampling,
   schedule,
