@@ -36,7 +36,7 @@ coverage: $(STAMP)
 	    tests/cli/calibrate_faults_test.py)
 
 slow-test: $(STAMP)
-	@echo '== slow-test: whole experiments, many devices, the examples of the docs'
+	@echo '== slow-test: many devices, processes that end, bfloat16 (minutes)'
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from calm_jax import data_parallel
 
@@ -58,6 +59,7 @@ print('same')
 """
 
 
+@pytest.mark.slow
 def test_four_devices_equal_one_and_exchange_nothing():
   flags = '--xla_force_host_platform_device_count=4'
   found = subprocess.run(

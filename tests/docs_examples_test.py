@@ -19,8 +19,6 @@ from calm_jax.early_exit import classifiers, confidence
 from calm_jax.t5 import network, rows
 from calm_jax.training import writers
 
-pytestmark = pytest.mark.slow
-
 ROOT = pathlib.Path(__file__).parents[1]
 EXAMPLES = ROOT / 'docs' / 'examples'
 TINY = (

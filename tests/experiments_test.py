@@ -23,10 +23,7 @@ from calm_jax.dump import reader
 from calm_jax.t5 import network
 
 # Texts are cut, as they are at full size.
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.filterwarnings('ignore:.*are longer than'),
-]
+pytestmark = pytest.mark.filterwarnings('ignore:.*are longer than')
 
 SIZES = {
   'vocab_size': 512,
