@@ -42,22 +42,29 @@ def check_rows(
     seeds: of the thresholds' shape.
     prompts: [sources, length].
   """
-  sources = encoder_input_tokens.shape[:1]
-  if (
-    thresholds.shape[:1] != sources
-    or (seeds is not None and seeds.shape != thresholds.shape)
-    or (prompts is not None and prompts.shape[:1] != sources)
+  if thresholds.shape[:1] != encoder_input_tokens.shape[:1] or (
+    seeds is not None and seeds.shape != thresholds.shape
   ):
+    given = 'no' if seeds is None else seeds.shape
     raise errors.ConfigError(
-      'There must be one row of thresholds and of prompts for each source, and'
-      f' one seed for each threshold, got {encoder_input_tokens.shape} tokens,'
-      f' {thresholds.shape} thresholds, {_shape(prompts)} prompts and'
-      f' {_shape(seeds)} seeds.'
+      'There must be one row of thresholds for each source, and one seed for'
+      f' each threshold, got {encoder_input_tokens.shape} tokens,'
+      f' {thresholds.shape} thresholds and {given} seeds.'
     )
+  check_prompt_rows(encoder_input_tokens, prompts)
 
 
-def _shape(array):
-  return 'no' if array is None else array.shape
+def check_prompt_rows(
+  encoder_input_tokens: np.ndarray | jax.Array,
+  prompts: np.ndarray | jax.Array | None,
+) -> None:
+  """Raises ConfigError unless there is a prompt for each source, or none."""
+  sources = len(encoder_input_tokens)
+  if prompts is not None and len(prompts) != sources:
+    raise errors.ConfigError(
+      f'There must be one row of prompts for each source, got {len(prompts)}'
+      f' for {sources}.'
+    )
 
 
 def check_eos_id(eos_id: int | jax.Array, vocab_size: int) -> None:

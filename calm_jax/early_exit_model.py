@@ -227,6 +227,7 @@ class EarlyExitModel:
       ConfigError: as `generate` and `beam_search.beam_decode`.
     """
     self._check_eos_id(eos_id)
+    decode_arguments.check_prompt_rows(encoder_input_tokens, prompts)
     prompts = decode_arguments.checked_prompts(
       prompts, eos_id, max_decode_length
     )

@@ -247,6 +247,7 @@ class TokenGenerator:
     length = self.longest_output(max_decode_length)
     beam_search.check_search(num_beams, alpha, length)
     eos_id = self._checked_eos_id(eos_id)
+    decode_arguments.check_prompt_rows(tokens, prompts)
     if not len(tokens):
       shape = (0, num_beams)
       return np.zeros((*shape, length), np.int32), np.zeros(shape, np.float32)

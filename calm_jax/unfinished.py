@@ -84,7 +84,6 @@ class Folder:
     self._what = what
     self._is_part = is_part
     with explained(path):
-      path.mkdir(parents=True, exist_ok=True)
       self._lock = lock(path, what)
 
   def take_up(self, job: _J, *, restart: bool) -> _J:
@@ -186,12 +185,13 @@ class Lock:
 
 
 def lock(folder: pathlib.Path, what: str) -> Lock | None:
-  """Holds the folder until it is closed, or the process ends in any way.
+  """Makes a folder and holds it until it is closed, or the process ends.
 
   Raises:
     ResourceError: another process holds it; the message names it and says for
       how long.
   """
+  folder.mkdir(parents=True, exist_ok=True)
   try:
     import fcntl
   except ImportError:  # Not on Windows.
@@ -208,7 +208,18 @@ def lock(folder: pathlib.Path, what: str) -> Lock | None:
     ) from error
   except OSError:
     _log.info('%s is on a file system without locks.', folder)
+  if not _is_at(file, folder / LOCK):
+    # Who held it has just let go, and taken the folder away.
+    file.close()
+    return lock(folder, what)
   return Lock(file)
+
+
+def _is_at(file: IO, path: pathlib.Path) -> bool:
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), path.stat())
+  except FileNotFoundError:
+    return False
 
 
 def _owner(file: IO) -> str:

@@ -6,6 +6,7 @@ stays as it was, and once there is room the same call gives what it would have.
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import re
@@ -205,6 +206,31 @@ def test_fault_56_the_owner_of_a_folder_and_for_how_long(tmp_path):
   lock.close()
   assert path.read_bytes() == b''
   unfinished.lock(tmp_path, 'dump').close()
+
+
+@pytest.mark.parametrize('change', [os.rename, None])
+def test_fault_56_a_folder_that_goes_while_it_is_locked(
+  change, tmp_path, monkeypatch
+):
+  """Its holder renames or removes it, and then lets go."""
+  folder, flock, locked = tmp_path / 'folder', fcntl.flock, []
+
+  def late(file, how):
+    if not locked:
+      if change:
+        change(folder, tmp_path / 'complete')
+      else:
+        shutil.rmtree(folder)
+    locked.append(file)
+    flock(file, how)
+
+  monkeypatch.setattr(fcntl, 'flock', late)
+  lock = unfinished.lock(folder, 'dump')
+  monkeypatch.undo()
+  assert len(locked) == 2
+  with pytest.raises(errors.ResourceError, match='Another process'):
+    unfinished.lock(folder, 'dump')
+  lock.close()
 
 
 @pytest.mark.parametrize(

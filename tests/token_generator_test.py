@@ -118,6 +118,26 @@ def test_arrays_of_other_numbers_of_rows(generator, thresholds, options):
     generator.generate_tokens(SOURCES, thresholds, **options)
 
 
+@pytest.mark.parametrize('num_prompts', [1, COUNT - 1])
+@pytest.mark.parametrize('count', [0, COUNT])
+def test_a_search_wants_a_prompt_for_each_source(generator, count, num_prompts):
+  prompts = np.full((num_prompts, 1), 5, np.int32)
+  with pytest.raises(errors.ConfigError, match='for each source'):
+    generator.search_tokens(SOURCES[:count], 2, prompts=prompts)
+
+
+def test_plain_batches_are_what_several_devices_decode(generator, monkeypatch):
+  """Filled up and put together; tests/data_parallel_test.py has devices."""
+  rows = (SOURCES, np.stack([THRESHOLDS, THRESHOLDS[::-1]], axis=1))
+  whole = generator.generate_tokens(*rows)
+  monkeypatch.setattr(generator._division, 'num_devices', 4)
+  monkeypatch.setattr(generator, '_queue', None)
+  batches = generator.generate_tokens(*rows, batch_size=8)
+  for name in ('tokens', 'num_layers_used'):
+    np.testing.assert_array_equal(getattr(batches, name), getattr(whole, name))
+  np.testing.assert_allclose(batches.log_probs, whole.log_probs, atol=1e-4)
+
+
 def test_a_model_that_computes_nan_is_refused(generator, monkeypatch):
   damaged = jax.tree.map(lambda x: x * np.nan, generator.params)
   monkeypatch.setattr(generator, 'params', damaged)

@@ -1,8 +1,11 @@
 """`calm study`: measures, static layers and oracles side by side."""
 
 import dataclasses
+import functools
 import pathlib
+import sys
 
+from calm_jax import errors
 from calm_jax.cli import dump, flags, loading, settings
 
 DESCRIPTION = """Sweep measures over thresholds; draw what each gives and costs.
@@ -81,37 +84,25 @@ def _dump_writer(loaded, examples, chosen, folder, name, sweep):
 
   def write_dump(generator):
     path = folder / 'dumps' / name.replace(' ', '_')
-    same_weights = dataclasses.replace(loaded, generator=generator)
-    if not _is_dump_of(same_weights, examples, path, sweep, chosen):
-      dump.write_dump(
-        same_weights,
-        examples,
-        split=chosen.split,
-        max_examples=chosen.max_examples,
-        thresholds=sweep.thresholds,
-        output_dir=str(path),
-        overwrite=True,
-      )
+    write = functools.partial(
+      dump.write_dump,
+      dataclasses.replace(loaded, generator=generator),
+      examples,
+      split=chosen.split,
+      max_examples=chosen.max_examples,
+      thresholds=sweep.thresholds,
+      output_dir=str(path),
+    )
+    try:
+      write()
+    except errors.DataError as error:
+      # The folder is the study's own: what is there is of other settings, or
+      # damaged.
+      print(f'Made anew: {error}', file=sys.stderr)
+      write(overwrite=True, restart=True)
     return path
 
   return write_dump
-
-
-def _is_dump_of(loaded, examples, path, sweep, chosen) -> bool:
-  """Whether an earlier run has left this very dump; its reader checks it."""
-  from calm_jax.dump import reader, runner, shards
-
-  if not (path / shards.MANIFEST).is_file():
-    return False
-  manifest = reader.read_manifest(path)
-  return (
-    manifest.model_digest == loaded.digest
-    and manifest.config_digest == runner.config_digest(loaded.generator)
-    and (manifest.task, manifest.split) == (examples.info.name, chosen.split)
-    and manifest.data_digest == examples.digest
-    and manifest.thresholds == sweep.thresholds
-    and manifest.num_examples == len(examples.examples[: chosen.max_examples])
-  )
 
 
 def _write_results(folder, plan, generator, swept, timed_examples) -> None:

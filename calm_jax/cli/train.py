@@ -119,7 +119,6 @@ def _alone_in(model_dir: pathlib.Path) -> Iterator[None]:
     ResourceError: another process trains there, or nobody may write there.
   """
   with unfinished.explained(model_dir / saved_config.FILE_NAME):
-    model_dir.mkdir(parents=True, exist_ok=True)
     lock = unfinished.lock(model_dir, 'run')
   try:
     yield

@@ -52,6 +52,22 @@ class Job(unfinished.Job):
     header.pop('command')
     return header | fields  # The header's number of examples is not yet known.
 
+  def made(self, manifest: contracts.Manifest) -> bool:
+    """Whether a manifest is that of this job's dump."""
+    asked, count = self.header.thresholds, len(manifest.thresholds)
+    header = dataclasses.replace(
+      self.header,
+      thresholds=asked[:count],
+      num_examples=manifest.num_examples,
+      shards=manifest.shards,
+      stopped=manifest.stopped,
+    )
+    return (
+      manifest == header
+      and (count == len(asked) or manifest.stopped != '')
+      and self.num_examples in (0, manifest.num_examples)
+    )
+
 
 class PartialDump:
   """Shards in any order, each as often as it grows; then `complete`.
@@ -94,6 +110,7 @@ class PartialDump:
     self._done: dict[int, contracts.ShardInfo] = {}
     self._shard_of: dict[str, int] = {}  # by example id
     self._is_complete = False
+    self._overwrite = overwrite
     _check_target(self._directory, overwrite)
     path = self._directory.with_name(self._directory.name + '.partial')
     _replaceable(path)
@@ -148,9 +165,11 @@ class PartialDump:
       The manifest.
 
     Raises:
-      DataError: there is no shard.
+      DataError: there is no shard, or meanwhile a complete dump (and not
+        `overwrite`).
       ResourceError: the operating system refused.
     """
+    _check_target(self._directory, self._overwrite)
     header = self._job.header
     if not self._done:
       raise errors.DataError(
@@ -166,16 +185,16 @@ class PartialDump:
     )
     folder = self._folder.path
     contracts.write_json_atomically(folder / shards.MANIFEST, manifest)
-    replaced = self._directory.with_name(self._directory.name + '.replaced')
+    replaced = _replaced(self._directory)
     with unfinished.explained(self._directory):
       _replaceable(replaced)
       shutil.rmtree(replaced, ignore_errors=True)
-      (folder / unfinished.LOCK).unlink(missing_ok=True)
       if self._directory.exists():
         self._directory.rename(replaced)
       folder.rename(self._directory)
       self._is_complete = True
-      shutil.rmtree(replaced, ignore_errors=True)
+      # Not before: a folder without its lock is anybody's.
+      _remove_leftovers(self._directory)
     return manifest
 
   def discard(self) -> None:
@@ -200,13 +219,15 @@ def completed(
 ) -> contracts.Manifest | None:
   """The manifest of a job's complete dump, whose shards are undamaged.
 
+  What a run that was killed after its last rename has left is removed.
+
   Returns:
     None if no dump is there, or one of an older version, which named no job.
 
   Raises:
     DataError: the dump is another job's, or damaged.
   """
-  directory = pathlib.Path(directory).expanduser()
+  directory = pathlib.Path(directory).expanduser().resolve()
   path = directory / unfinished.JOB
   if not ((directory / shards.MANIFEST).is_file() and path.is_file()):
     return None
@@ -214,8 +235,26 @@ def completed(
     there = contracts.read_json(path, Job)
     job.check_continues(there, f'{directory} is complete, but made')
     manifest = reader.read_manifest(directory)
+    if not there.made(manifest):
+      raise errors.DataError(
+        f'{directory}: {shards.MANIFEST} and {unfinished.JOB} must be of one'
+        ' run, but are not.'
+      )
   reader.check_shards(directory, manifest)
+  _remove_leftovers(directory)
   return manifest
+
+
+def _remove_leftovers(directory: pathlib.Path) -> None:
+  """What is of no use beside a complete dump."""
+  with unfinished.explained(directory):
+    (directory / unfinished.LOCK).unlink(missing_ok=True)
+  shutil.rmtree(_replaced(directory), ignore_errors=True)
+
+
+def _replaced(directory: pathlib.Path) -> pathlib.Path:
+  """Where an older dump lies until the new one has its name."""
+  return directory.with_name(directory.name + '.replaced')
 
 
 def _check_target(directory: pathlib.Path, overwrite: bool) -> None:

@@ -37,7 +37,6 @@ def _unfinished(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   staging = directory / _STAGING
   if staging.is_symlink():  # Would lead elsewhere.
     staging.unlink()
-  staging.mkdir(parents=True, exist_ok=True)
   lock = unfinished.lock(staging, 'report')
   try:
     yield staging

@@ -1,18 +1,13 @@
 """`calm study` from a plan to tables and figures, on a tiny model."""
 
-import argparse
 import csv
-import dataclasses
 import math
-import types
 
 import pytest
-from testing import dumps, tiny_text
+from testing import tiny_text
 
 from calm_jax.checkpoints import bundle
-from calm_jax.cli import dump, loading, main, study
-from calm_jax.data import task_examples
-from calm_jax.dump import runner, writer
+from calm_jax.cli import main
 
 _PLAN = """
 from __gin__ import dynamic_registration
@@ -83,39 +78,30 @@ def test_study(tmp_path, capsys):
   assert [float(x['recall']) for x in recall if x['layer'] == '3'] == [1.0, 1.0]
   for name in ('trade_off', 'top_k', 'exits'):
     assert (folder / f'{name}.png').stat().st_size > 10_000
+  # Again: dumps are used where they are of the same texts and undamaged.
+  made = shards_of(folder)
+  rerun(command, capsys, made_anew=0)
+  assert shards_of(folder) == made
+  softmax, _ = made
+  softmax.write_bytes(softmax.read_bytes()[:-1])
+  rerun(command, capsys, made_anew=1)
+  again = shards_of(folder)
+  assert again[softmax][0] != made[softmax][0], 'written again'
+  assert {x: y[1] for x, y in again.items()} == {
+    x: y[1] for x, y in made.items()
+  }
+  assert [again[x] for x in again][1:] == [made[x] for x in made][1:]
+  rerun([*command, '--max_examples=3'], capsys, made_anew=2)
 
 
-@pytest.mark.parametrize(
-  ('count', 'changes', 'is_used'),
-  [
-    (20, {}, True),
-    (19, {}, False),
-    (20, {'digest': 'other texts'}, False),
-    (20, {'examples': [None] * 30}, True),
-    (99, {}, True),  # The split has no more.
-    (99, {'examples': [None] * 30}, False),
-  ],
-)
-def test_dumps_of_the_same_texts_are_used_again(
-  count, changes, is_used, tmp_path, monkeypatch
-):
-  manifest, data = dumps.make_dump(20)
-  writer.write_dump(tmp_path / 'dumps' / 'a_measure', manifest, [data])
-  written = []
-  monkeypatch.setattr(runner, 'config_digest', lambda _: manifest.config_digest)
-  monkeypatch.setattr(
-    dump, 'write_dump', lambda *_, **fields: written.append(fields)
-  )
-  found = task_examples.TaskExamples(
-    types.SimpleNamespace(name=manifest.task), [None] * 20, manifest.data_digest
-  )
-  write_dump = study._dump_writer(
-    loading.LoadedModel(None, manifest.model_digest),
-    dataclasses.replace(found, **changes),
-    argparse.Namespace(split=manifest.split, max_examples=count),
-    tmp_path,
-    'a measure',
-    types.SimpleNamespace(thresholds=manifest.thresholds),
-  )
-  assert write_dump(None) == tmp_path / 'dumps' / 'a_measure'
-  assert bool(written) != is_used
+def rerun(command, capsys, made_anew):
+  capsys.readouterr()
+  assert main.main(command) == 0
+  assert capsys.readouterr().err.count('Made anew: ') == made_anew
+
+
+def shards_of(folder):
+  """Path -> (time, content) of the two measures' only shards."""
+  found = sorted((folder / 'dumps').glob('*/shard-*.npz'))
+  assert [x.parent.name for x in found] == ['softmax', 'top-k_8']
+  return {x: (x.stat().st_mtime_ns, x.read_bytes()) for x in found}

@@ -208,6 +208,40 @@ def test_a_complete_dump_is_known_by_its_job(tmp_path):
   assert content_of(directory) == before
 
 
+def test_a_manifest_of_another_run_is_not_believed(tmp_path):
+  finish(tmp_path / 'dump')
+  path = tmp_path / 'dump' / 'manifest.json'
+  manifest = reader.read_manifest(tmp_path / 'dump')
+  job = dataclasses.replace(JOB, num_examples=6)
+  for changes in (
+    {'model_digest': 'of another model'},
+    {'thresholds': (1.0,)},
+    {'thresholds': (1.0, 0.4), 'stopped': 'enough'},
+    {'shards': manifest.shards[:1], 'num_examples': 2},
+  ):
+    contracts.write_json_atomically(tmp_path / 'dump' / 'job.json', job)
+    contracts.write_json_atomically(
+      path, dataclasses.replace(manifest, **changes)
+    )
+    with pytest.raises(errors.DataError, match='of one run.*--overwrite'):
+      partial.completed(tmp_path / 'dump', job)
+  stopped = dataclasses.replace(manifest, thresholds=(1.0,), stopped='enough')
+  contracts.write_json_atomically(path, stopped)
+  assert partial.completed(tmp_path / 'dump', job) == stopped
+
+
+def test_a_dump_that_another_run_completed_meanwhile_is_kept(tmp_path):
+  directory = tmp_path / 'dump'
+  with partial.PartialDump(directory, JOB) as unfinished:
+    unfinished.put(0, make_shard(0))
+    finish(tmp_path / 'other')
+    os.rename(tmp_path / 'other', directory)
+    before = content_of(directory)
+    with pytest.raises(errors.DataError, match='already holds a complete'):
+      unfinished.complete(G, stopped='')
+  assert content_of(directory) == before
+
+
 def test_a_complete_dump_of_an_older_version_is_refused(tmp_path):
   """It names no job."""
   finish(tmp_path / 'dump')
@@ -247,6 +281,8 @@ t.finish({str(tmp_path / 'dump')!r})
 """
   killed = subprocess.run([sys.executable, '-c', program], check=False)
   assert killed.returncode == 9
+  # As of a run with --overwrite.
+  os.makedirs(tmp_path / 'dump.replaced')
   there = partial.completed(tmp_path / 'dump', JOB)
   if moment == 'before':
     assert there is None and finish(tmp_path / 'dump') == [0, 1, 2]
