@@ -11,7 +11,6 @@ import numpy as np
 
 from benchmarks import programs
 from calm_jax.checkpoints import load, to_huggingface
-from calm_jax.early_exit import classifiers
 from calm_jax.evaluation import network_sizes
 from calm_jax.t5 import network
 
@@ -66,7 +65,8 @@ def write(
     model = load.load_model()
     config, params = model.config, model.params
     source_length = min(source_length, model.info.feature_lengths['inputs'])
-    _check_classifiers(params)
+    for measure in programs.MEASURES.values():
+      measure.check(config, params)
   else:
     config = CONFIGS[name]
     params = programs.random_params(config)
@@ -87,8 +87,3 @@ def write(
     vocab_size=config.vocab_size,
   )
   return Case(name, directory, sizes, source_length)
-
-
-def _check_classifiers(params) -> None:
-  for kind in programs.CLASSIFIERS:
-    assert kind.name in params[classifiers.PARAMS], kind.name

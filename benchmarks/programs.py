@@ -29,7 +29,11 @@ MIXED = 0
 _NEVER_EOS = -1
 _PATTERN_LENGTH = 61  # prime, so that rows never run in step
 
-CLASSIFIERS = (classifiers.Linear(), classifiers.Attention())
+# Those that ship with the model (gin/early_exit/classifier_attention.gin).
+CLASSIFIERS = (
+  classifiers.Linear(),
+  classifiers.Attention(head_hidden_dims=(256,)),
+)
 MEASURES = {
   'none': confidence.StaticExit(),
   'softmax': confidence.SoftmaxTopTwoGap(),

@@ -41,6 +41,12 @@ def report(tmp_path_factory):
   return found
 
 
+def test_every_measure_fits_the_shipped_model(tmp_path):
+  case = cases.write('demo', tmp_path, source_length=512, num_rows=2)
+  assert case.source_length == 64
+  assert np.load(tmp_path / 'inputs.npy').shape == (2, 64)
+
+
 def test_tokens_leave_where_they_should(report):
   found = {row['system']: row['mean_layers'] for row in report['rows']}
   mixed = programs.mixed_layers(LAYERS)
