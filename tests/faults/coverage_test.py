@@ -18,7 +18,7 @@ NOT_APPLICABLE = {
 }
 
 
-def tested_rows():
+def rows_with_tests():
   """Row -> the tests that carry its number."""
   found = {}
   for path in (ROOT / 'tests').rglob('*_test.py'):
@@ -29,7 +29,7 @@ def tested_rows():
 
 
 def test_every_fault_is_tested_or_does_not_apply():
-  tested = set(tested_rows())
+  tested = set(rows_with_tests())
   assert tested | set(NOT_APPLICABLE) == set(ROWS)
   assert not tested & set(NOT_APPLICABLE)
   assert all(reason.endswith('.') for reason in NOT_APPLICABLE.values())
