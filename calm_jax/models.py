@@ -294,6 +294,11 @@ class EncoderDecoderModel(early_exit_model.EarlyExitModel):
 
 
 def _check_measure(measure) -> None:
+  if isinstance(measure, type):
+    raise errors.ConfigError(
+      'EncoderDecoderModel.measure must be a ConfidenceMeasure, got the class'
+      f' {measure.__name__}; call it: {measure.__name__}().'
+    )
   if not isinstance(measure, confidence.ConfidenceMeasure):
     raise errors.ConfigError(
       'EncoderDecoderModel.measure must be a ConfidenceMeasure, as'

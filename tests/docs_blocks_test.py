@@ -18,6 +18,7 @@ from testing import dumps, tiny_text
 import calm_jax
 from calm_jax.cli import flags, gin_setup, main
 from calm_jax.dump import writer
+from calm_jax.study import run
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -138,7 +139,13 @@ def generator():
 def test_python_blocks_run(page, readers_folder, generator, monkeypatch):
   monkeypatch.chdir(readers_folder)
   monkeypatch.syspath_prepend(str(ROOT))
-  monkeypatch.setattr(calm_jax, 'load', lambda path=None: generator)
+  monkeypatch.setattr(
+    calm_jax,
+    'load',
+    lambda path=None, measure=None: (
+      generator if measure is None else run.with_measure(generator, measure)
+    ),
+  )
   names = {'__name__': 'docs'}
   for block in blocks_of(page):
     if block.language == 'python' and not why_not(block):

@@ -102,10 +102,11 @@ def test_the_steady_margin_remembers_the_first_exit_of_the_token_before():
   np.testing.assert_allclose(first.token_state, [0.4, 0.0], rtol=1e-6)
 
 
-def test_a_row_of_a_batch_is_what_it_is_alone():
+@pytest.mark.parametrize('name', ['SteadyMargin', 'AgreeingGap'])
+def test_a_row_of_a_batch_is_what_it_is_alone(name):
   import my_measure
 
-  model, params = tiny_t5.tiny_model(my_measure.SteadyMargin(weight=0.5))
+  model, params = tiny_t5.tiny_model(getattr(my_measure, name)(0.5))
   generate = jax.jit(
     lambda tokens, thresholds: model.generate(
       params, tokens, thresholds, max_decode_length=6
@@ -113,6 +114,8 @@ def test_a_row_of_a_batch_is_what_it_is_alone():
   )
   tokens = tiny_t5.sources(4)
   thresholds = np.float32([0.3, 0.7, 0.5, 1.0])
+  if name == 'AgreeingGap':
+    thresholds = np.float32([0.1, 0.2, 0.15, 1.0])
   together = generate(tokens, thresholds)
   assert 1 < np.mean(np.asarray(together.num_layers_used)[:3]) < 4
   for i in range(4):

@@ -147,7 +147,10 @@ def _summary(outcome: 'runner.Outcome', folder: str) -> str:
   """What has come of a split, in a line or two."""
   manifest = outcome.manifest
   if not outcome.is_new:
-    return f'Complete already: {manifest.num_examples} examples in {folder}'
+    return (
+      f'Complete already: {manifest.num_examples} examples in {folder}'
+      ' (--overwrite makes it anew)'
+    )
   lines = [f'Written: {manifest.num_examples} examples to {folder}']
   if manifest.stopped:
     lines.insert(

@@ -133,7 +133,7 @@ def check_same_model(
 
   Args:
     loaded: the model.
-    recorded: has the results' model_digest and config_digest.
+    recorded: has the results' model_digest, config_digest and measure.
     what: the results, as a sentence begins.
 
   Raises:
@@ -145,10 +145,18 @@ def check_same_model(
     'model_digest': loaded.digest,
     'config_digest': runner.config_digest(loaded.generator),
   }
+  advice = (
+    'Give the model that it was made with, or make it again with this one.'
+  )
+  there, measure = recorded.get('measure'), repr(loaded.generator.model.measure)
+  if there not in (None, measure):
+    advice = (
+      f'It is of the measure {there}, and here it is {measure}: give the same'
+      ' --gin_file.'
+    )
   for name, digest in here.items():
     if recorded.get(name) != digest:
       raise errors.DataError(
         f'{what} must belong to this model: its {name} is'
-        f' {recorded.get(name)!r}, the model has {digest!r}. Give the model'
-        ' that it was made with, or make it again with this one.'
+        f' {recorded.get(name)!r}, the model has {digest!r}. {advice}'
       )

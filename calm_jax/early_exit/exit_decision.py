@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from calm_jax import errors
 from calm_jax.early_exit import confidence as confidence_lib
 from calm_jax.early_exit import decoder_parts, decoder_state, run_if
 from calm_jax.early_exit import prediction as prediction_lib
@@ -118,19 +119,46 @@ class ExitDecision:
 
     def measure(sequence_state):
       seen = dataclasses.replace(view, sequence_state=sequence_state)
-      answer = self.parts.measure(seen)
+      answer = self._checked(self.parts.measure(seen))
       if answer.prediction is None and self.parts.trace:
         return answer.replace(prediction=view.predict(view.logits()))
       return answer.replace(prediction=answer.prediction or nothing)
 
-    # What is known of the sequence is kept; what was known of the token is
-    # needed by nobody: if no row may leave here, none may at a later exit.
+    # What is known of the sequence is kept, and what is known of the token. If
+    # that changes its shape here, nobody needs it: if no row may leave here,
+    # none may at a later exit but the last.
     blank = run_if.zeros_like_result(measure, view.sequence_state)
+    if _kind(blank.token_state) == _kind(view.token_state):
+      blank = blank.replace(token_state=view.token_state)
     return run_if.run_if(
       condition,
       lambda answer: measure(answer.sequence_state),
       blank.replace(sequence_state=view.sequence_state),
     )
+
+  def _checked(
+    self, answer: confidence_lib.Measurement
+  ) -> confidence_lib.Measurement:
+    """The answer; what a measure gets wrong is said before XLA says it."""
+    measure, num_rows = self.parts.measure, len(self.call.thresholds)
+    name, shape = type(measure).__name__, jnp.shape(answer.confidence)
+    if shape != (num_rows,):
+      raise errors.ConfigError(
+        f'{name} must answer with one confidence for each of {num_rows} rows,'
+        f' got the shape {shape}.'
+      )
+    if measure.predicts and answer.prediction is None:
+      raise errors.ConfigError(
+        f'{name} has predicts = True, so its answer must have a prediction, as'
+        ' view.predict(logits) gives it; got None.'
+      )
+    start = measure.start_token(self.parts.config, num_rows)
+    if jax.tree.leaves(start) and _kind(start) != _kind(answer.token_state):
+      raise errors.ConfigError(
+        f'{name} must answer with a token_state as its start_token gives it,'
+        f' {_kind(start)[1]}, got {_kind(answer.token_state)[1]}.'
+      )
+    return answer
 
   def _prediction_only(self, state, measured):
     """For the trace, at a layer without an exit."""
@@ -142,6 +170,14 @@ class ExitDecision:
       token_state=measured,
       sequence_state=state.cache.measure_state,
     )
+
+
+def _kind(tree: Any) -> tuple[Any, list[str]]:
+  """Structure of a tree, and its arrays as `int32[8]`."""
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, [
+    f'{jnp.result_type(x)}{list(jnp.shape(x))}' for x in leaves
+  ]
 
 
 def _record(result, layer, undecided, answer):

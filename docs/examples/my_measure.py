@@ -1,4 +1,4 @@
-"""Two confidence measures outside calm_jax: one forgets, one remembers.
+"""Confidence measures outside calm_jax: one forgets, two remember.
 
 my_measure.gin chooses between them; docs/extending.md explains them.
 """
@@ -25,6 +25,33 @@ class LogProbMargin(confidence.ConfidenceMeasure):
   def __call__(self, view):
     logits = view.logits().astype(jnp.float32)
     return confidence.Measurement(margin(logits), view.predict(logits))
+
+
+@dataclasses.dataclass(frozen=True)
+class AgreeingGap(confidence.ConfidenceMeasure):
+  """The softmax response, less where the exit before preferred another token.
+
+  Attributes:
+    doubt: what it is multiplied by then.
+  """
+
+  doubt: float = 0.5
+
+  predicts = True
+
+  def start_token(self, config, batch_size):
+    return jnp.full((batch_size,), -1, jnp.int32)  # There was no exit yet.
+
+  def __call__(self, view):
+    prediction = view.predict(view.logits())
+    # Rows of the full model are not always asked below the last layer.
+    before = jnp.where(view.is_full_model, -1, view.token_state)
+    has_changed = (before >= 0) & (prediction.best != before)
+    return confidence.Measurement(
+      jnp.where(has_changed, self.doubt, 1.0) * prediction.gap,
+      prediction,
+      token_state=prediction.best,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,7 +153,8 @@ def test_a_complete_dump_is_left_as_it_is(
     return code, printed.out, printed.err.splitlines()[-1:]
 
   written = f'Written: 2 examples to {tmp_path}/calibration\n'
-  complete = f'Complete already: 2 examples in {tmp_path}/calibration\n'
+  complete = f'Complete already: 2 examples in {tmp_path}/calibration'
+  complete += ' (--overwrite makes it anew)\n'
   assert run('calibration')[:2] == (0, written)
   assert run('calibration') == (0, complete, [])
   assert run('calibration,test')[:2] == (

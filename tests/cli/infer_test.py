@@ -119,6 +119,12 @@ def test_the_calibrated_threshold_is_of_the_same_model(
   contracts.write_json_atomically(path, calibration(generator, 'others'))
   assert infer(*flags)[0] == 3
   assert 'must belong to this model' in capsys.readouterr().err
+  record = calibration(generator, 'weights')
+  record.dump.update(config_digest='other', measure='Patience()')
+  contracts.write_json_atomically(path, record)
+  assert infer(*flags)[0] == 3
+  said = 'of the measure Patience(), and here it is SoftmaxTopTwoGap(): give'
+  assert said in capsys.readouterr().err
 
 
 def test_without_a_threshold_the_full_model_is_run(infer):

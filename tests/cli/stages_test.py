@@ -66,7 +66,8 @@ class FakeGenerator:
   """Answers 'It works.' to everything, with fewer layers below 0.5."""
 
   model = types.SimpleNamespace(
-    config=types.SimpleNamespace(num_decoder_layers=LAYERS)
+    config=types.SimpleNamespace(num_decoder_layers=LAYERS),
+    measure='the measure',
   )
   tokenizer = types.SimpleNamespace(
     pieces=lambda ids: tuple(PIECES[int(x)] for x in ids)

@@ -89,6 +89,8 @@ def test_fault_07_a_confidence_that_is_none(train_fails):
   message = train_fails(f"--gin.{measure}='softmax'")
   assert "got 'softmax'" in message
   assert 'gin/early_exit/' in message and "T5X's CONF_METHOD" in message
+  message = train_fails(f'--gin.{measure}=@confidence.SoftmaxTopTwoGap')
+  assert 'call it: SoftmaxTopTwoGap()' in message
   softmax = '--gin_file=gin/early_exit/softmax.gin'
   message = train_fails(softmax, f'--gin.{measure}=@confidence.SoftmaxTopGap()')
   assert 'Did you mean confidence.SoftmaxTopTwoGap?' in message
