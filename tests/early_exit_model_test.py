@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from testing import tiny_t5
 
-from calm_jax import decoding, errors, models
+from calm_jax import decoding, errors
 from calm_jax.early_exit import confidence, sampling
-from calm_jax.t5 import network
 
 
 @pytest.fixture(scope='module')
@@ -20,11 +19,8 @@ def model_and_params():
 @pytest.fixture(scope='module')
 def two_layers():
   """A model that compiles in half the time, where layers do not matter."""
-  config = tiny_t5.tiny_config(tied=False, num_decoder_layers=2)
-  model = models.EncoderDecoderModel(
-    network.Transformer(config), rows_per_pack=()
-  )
-  return model, tiny_t5.tiny_params(config)
+  measure = confidence.SoftmaxTopTwoGap()
+  return tiny_t5.tiny_model(measure, num_decoder_layers=2)
 
 
 @pytest.mark.parametrize('searches', [False, True])

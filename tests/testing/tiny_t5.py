@@ -53,9 +53,16 @@ def tiny_params(config: network.T5Config, seed: int = 0):
   return jax.tree.map(lambda x: x * 2.0 if x.ndim == 2 else x, params)
 
 
-def tiny_model(measure, *, tied: bool = False, rows_per_pack=(), **kwargs):
+def tiny_model(
+  measure,
+  *,
+  tied: bool = False,
+  num_decoder_layers: int = 4,
+  rows_per_pack=(),
+  **kwargs,
+):
   """A model and its parameters; without packs, which double a program."""
-  config = tiny_config(tied=tied)
+  config = tiny_config(tied=tied, num_decoder_layers=num_decoder_layers)
   model = models.EncoderDecoderModel(
     network.Transformer(config),
     measure=measure,
