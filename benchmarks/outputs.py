@@ -202,6 +202,8 @@ def _name_what_is_above(axes, peers, top) -> None:
       va='top',
       fontsize=7,
       color=colors.MUTED,
+      # Above the lines of peers that are just within.
+      bbox={'facecolor': axes.get_facecolor(), 'linewidth': 0, 'pad': 1},
     )
 
 
