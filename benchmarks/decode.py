@@ -25,8 +25,8 @@ import numpy as np
 import tqdm
 
 from benchmarks import bandwidth, cases, outputs, rows, serve, systems
-from calm_jax import json_records
 from calm_jax.evaluation import speed
+from calm_jax.records import json_records
 
 _FEWEST_REPEATS = 3
 _OUTPUT = serve.ROOT / 'benchmarks' / 'results' / 'decode'

@@ -16,7 +16,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from calm_jax.early_exit import clock, confidence, prediction, screening, top_k
+from calm_jax.early_exit.engine import clock, confidence, prediction
+from calm_jax.early_exit.measures import screening, top_k
 from calm_jax.t5 import network
 from calm_jax.t5 import rows as rows_lib
 

@@ -12,14 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import decoding
-from calm_jax.early_exit import (
+from calm_jax.decode import decoding
+from calm_jax.early_exit.engine import layer_loop
+from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
-  confidence,
-  layer_loop,
   never_exit,
+  saturation,
   screening,
+  softmax,
+  static,
   top_k,
 )
 from calm_jax.evaluation import cost_model
@@ -35,15 +37,15 @@ CLASSIFIERS = (
   classifiers.Attention(head_hidden_dims=(256,)),
 )
 MEASURES = {
-  'none': confidence.StaticExit(),
-  'softmax': confidence.SoftmaxTopTwoGap(),
+  'none': static.StaticExit(),
+  'softmax': softmax.SoftmaxTopTwoGap(),
   'top_k_16': top_k.TopKPropagation(k=16),
   'top_k_64': top_k.TopKPropagation(k=64),
   'top_k_256': top_k.TopKPropagation(k=256),
   'screened': screening.ScreenedTopK(),
   # Fewer candidates from a better preview: for larger batches.
   'screened_wide': screening.ScreenedTopK(rank=128, num_candidates=64),
-  'saturation': confidence.HiddenStateSaturation(),
+  'saturation': saturation.HiddenStateSaturation(),
   'linear': classifier_confidence.ClassifierConfidence(CLASSIFIERS[0]),
   'attention': classifier_confidence.ClassifierConfidence(CLASSIFIERS[1]),
 }
@@ -58,7 +60,7 @@ class Paced(never_exit.NeverExit):
 
   def __call__(self, view):
     answer = self.measure(view)
-    share = confidence.layer_share(view.layer, view.num_layers)
+    share = static.layer_share(view.layer, view.num_layers)
     # Always so, but no compiler knows: the measure is not left out.
     is_number = answer.confidence > -2.0
     return answer.replace(confidence=jnp.where(is_number, share, -1.0))

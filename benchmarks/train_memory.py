@@ -16,9 +16,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from calm_jax import optimizers
-from calm_jax.cli import gin_setup
-from calm_jax.training import state, step
+from calm_jax.config import gin_setup
+from calm_jax.training import optimizers, state, step
 
 GIN_FILE = 'gin/experiments/cnn_dm_small.gin'
 PLANS = [('none', 1), ('minimal', 1), ('full', 1), ('full', 8), ('full', 16)]

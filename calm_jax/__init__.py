@@ -14,6 +14,6 @@ def load(path=None, **model_kwargs):
   Importing `calm_jax` alone brings in neither JAX nor TensorFlow, so that
   calibration and reports stay light.
   """
-  return importlib.import_module('calm_jax.generation').load(
+  return importlib.import_module('calm_jax.decode.generation').load(
     path, **model_kwargs
   )

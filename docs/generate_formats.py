@@ -74,7 +74,7 @@ def page(content: str) -> str:
 
 
 def table(name: str) -> str:
-  """Of the record calm_jax.NAME, as 'contracts.Manifest'."""
+  """Of the record calm_jax.NAME, as 'records.contracts.Manifest'."""
   rows = [
     f'| `{field}` | {kind} | {default} | {words} |'
     for field, kind, default, words in fields(name)

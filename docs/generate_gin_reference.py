@@ -22,8 +22,8 @@ What gin files can bind: the macros of `gin/runs`, and every function and class
 of calm_jax that is a `@gin.configurable` or that a file of `gin/` binds. A name
 in a gin file is the module's last part and the name, as
 `models.EncoderDecoderModel.measure`, once the file has imported the module
-(`from calm_jax import models`). Anything else that can be imported, a class of
-yours for instance, can be bound alike: [extending.md](extending.md).
+(`from calm_jax.decode import models`). Anything else that can be imported, a
+class of yours for instance, can be bound alike: [extending.md](extending.md).
 """
 _REQUIRED = 'required'
 
@@ -109,7 +109,7 @@ def _configurable_sections() -> list[str]:
 
 
 def bound_in_files() -> set[str]:
-  """Full names of what the files of gin/ name: 'calm_jax.losses.lm_loss'."""
+  """Full names of what gin/ names: 'calm_jax.training.losses.lm_loss'."""
   found = set()
   for path in (ROOT / 'gin').rglob('*.gin'):
     lines = path.read_text(encoding='utf-8').splitlines()

@@ -41,8 +41,8 @@ def import_everything() -> None:
     'inference.runner',
     'report.html',
     'training.loop',
-    'cli.gin_setup',
-    'generation',
+    'config.gin_setup',
+    'decode.generation',
   ):
     importlib.import_module(f'calm_jax.{name}')
   import jax

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from testing import copying, eight_devices, tiny_t5
 
-from calm_jax import decoding, models, token_generator
-from calm_jax.cli import gin_setup
-from calm_jax.early_exit import confidence
+from calm_jax.config import gin_setup
+from calm_jax.decode import decoding, models, token_generator
+from calm_jax.early_exit.measures import softmax
 from calm_jax.t5 import network
 from calm_jax.training import state, step
 
@@ -62,7 +62,7 @@ def test_decoding_is_near_float32s(steps):
   def decode(dtype):
     model = models.EncoderDecoderModel(
       module_of(dtype),
-      measure=confidence.SoftmaxTopTwoGap(),
+      measure=softmax.SoftmaxTopTwoGap(),
       rows_per_pack=(),
     )
     return jax.jit(
@@ -100,7 +100,7 @@ def _tiny_generator(rows_per_pack):
   config = tiny_t5.tiny_config(tied=False, num_decoder_layers=3)
   model = models.EncoderDecoderModel(
     network.Transformer(config.replace(dtype=jnp.bfloat16)),
-    measure=confidence.SoftmaxTopTwoGap(),
+    measure=softmax.SoftmaxTopTwoGap(),
     rows_per_pack=rows_per_pack,
     output_length=decoding.ProportionalLength(1.0),
   )

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from testing import dumps, inference_jobs
 
-from calm_jax import errors, json_records, unfinished
+from calm_jax import errors
 from calm_jax.checkpoints import orbax_io
 from calm_jax.dump import partial
 from calm_jax.inference import results
+from calm_jax.records import json_records, unfinished
 from calm_jax.report import page_files
 
 _NOBODY = 65534

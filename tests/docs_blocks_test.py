@@ -16,7 +16,8 @@ import pytest
 from testing import dumps, tiny_text
 
 import calm_jax
-from calm_jax.cli import flags, gin_setup, main
+from calm_jax.cli import flags, main
+from calm_jax.config import gin_setup
 from calm_jax.dump import writer
 from calm_jax.study import run
 
@@ -38,13 +39,13 @@ NOT_RUN = {
     'transformers and torch are no dependencies; tests/testdata/hf_tiny has'
     ' what they computed'
   ),
-  ('docs/decoding.md', 'from calm_jax import beam_search'): (
+  ('docs/decoding.md', 'from calm_jax.decode import beam_search'): (
     'a fragment: the module and the batch are not ours; run with tiny ones in'
-    ' tests/models_test.py'
+    ' tests/decode/models_test.py'
   ),
   ('docs/decoding.md', 'import calm_jax\nfrom calm_jax.early_exit import'): (
-    'compiles another program; tests/generation_test.py draws, and'
-    ' tests/continuous_batching_test.py has slots'
+    'compiles another program; tests/decode/generation_test.py draws, and'
+    ' tests/decode/continuous_batching_test.py has slots'
   ),
   ('docs/devices.md', 'generation.TextGenerator('): (
     'needs four devices; run with eight in tests/many_devices_test.py'

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from testing import tiny_t5
 
-from calm_jax import models
 from calm_jax.checkpoints import bundle
-from calm_jax.cli import gin_setup, main
-from calm_jax.data import task_examples, task_registry, vocabulary
-from calm_jax.early_exit import classifiers, confidence
+from calm_jax.cli import main
+from calm_jax.config import gin_setup
+from calm_jax.data import task_examples, text_tasks, vocabulary
+from calm_jax.decode import models
+from calm_jax.early_exit.engine import confidence
+from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import network, rows
 from calm_jax.training import writers
 
@@ -32,7 +34,7 @@ def beside_the_examples(monkeypatch):
   """As in the docs: run from the root, with docs/examples to import from."""
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(sys, 'path', [*sys.path, str(EXAMPLES)])
-  monkeypatch.setattr(task_registry, '_added', dict(task_registry._added))
+  monkeypatch.setattr(text_tasks, '_added', dict(text_tasks._added))
 
 
 @pytest.fixture(scope='module')

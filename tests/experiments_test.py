@@ -15,11 +15,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from testing import tiny_tfds
 
-from calm_jax import contracts
 from calm_jax.checkpoints import to_huggingface
-from calm_jax.cli import gin_setup, main
-from calm_jax.data import task_registry, vocabulary
+from calm_jax.cli import main
+from calm_jax.config import gin_setup
+from calm_jax.data import text_tasks, vocabulary
 from calm_jax.dump import reader
+from calm_jax.records import contracts
 from calm_jax.t5 import network
 
 # Texts are cut, as they are at full size.
@@ -96,7 +97,7 @@ def compiled_once(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def here(folder, monkeypatch):
   monkeypatch.chdir(folder)
-  monkeypatch.setattr(task_registry, '_added', dict(task_registry._added))
+  monkeypatch.setattr(text_tasks, '_added', dict(text_tasks._added))
 
 
 def commands_of(name):

@@ -29,7 +29,7 @@ def test_the_tables_have_the_fields_of_the_records():
 
 
 def test_every_record_that_crosses_stages_is_there():
-  from calm_jax import contracts
+  from calm_jax.records import contracts
 
   records = {
     name

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from testing import dumps
 
-from calm_jax import calibration, contracts, errors, json_records
+from calm_jax import calibration, errors
 from calm_jax.checkpoints import bundle
-from calm_jax.cli import gin_setup, saved_config
+from calm_jax.config import gin_setup, saved_config
 from calm_jax.data import file_tasks, vocabulary
 from calm_jax.dump import partial, reader, shards, writer
 from calm_jax.inference import results, sources
+from calm_jax.records import contracts, json_records
 from calm_jax.training import best, evaluations, unlogged_steps, writers
 
 PLACES = 48  # at least, of each kind of damage, spread over the file
@@ -211,7 +212,7 @@ def gin_file(tmp_path):
   path.write_text(
     '# Mine.\n'
     'from __gin__ import dynamic_registration\n'
-    'from calm_jax.early_exit import schedule\n\n'
+    'from calm_jax.early_exit.engine import schedule\n\n'
     "SIZES = {'inputs': 16, 'targets': (8, 4.0)}\n"
     'NAME = "a \\"name\\""\n'
     'NUMBER = 0.5\n'

@@ -11,7 +11,7 @@ import pytest
 
 from calm_jax import errors
 from calm_jax.checkpoints import param_trees
-from calm_jax.cli import gin_setup
+from calm_jax.config import gin_setup
 
 
 class Sizes(NamedTuple):

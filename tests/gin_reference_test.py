@@ -8,7 +8,7 @@ import re
 import gin
 import pytest
 
-from calm_jax.cli import gin_checks, gin_setup
+from calm_jax.config import gin_checks, gin_setup
 from docs import generate_gin_reference as generate
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -49,8 +49,9 @@ def test_macros_have_the_values_that_gin_gives_them(stage):
 
 
 def test_defaults_are_those_of_the_signatures():
-  from calm_jax import losses, models, optimizers
-  from calm_jax.early_exit import classifiers
+  from calm_jax.decode import models
+  from calm_jax.early_exit.measures import classifiers
+  from calm_jax.training import losses, optimizers
 
   for item in (
     models.EncoderDecoderModel,

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from calm_jax import errors, multihost, partitioning
+from calm_jax import errors
 from calm_jax.cli import main
+from calm_jax.parallel import multihost, partitioning
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 
 import calm_jax
-from calm_jax import text_metrics
 from calm_jax.checkpoints import bundle
 from calm_jax.data import tasks
 from calm_jax.doctor import model as doctor
+from calm_jax.metrics import text_metrics
 
 SENTENCES = (
   'Returns the number of items in the list, or zero if it is empty.',

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import strategies as st
 from testing import dumps
 
-from calm_jax import calibration, errors, text_metrics
+from calm_jax import calibration, errors
 from calm_jax.calibration import (
-  learn_then_test,
   multiple_testing,
   p_values,
   risks,
+  threshold_selection,
 )
 from calm_jax.data import vocabulary
 from calm_jax.display import visible_text
 from calm_jax.dump import reader, writer
+from calm_jax.metrics import text_metrics
 from calm_jax.report import html as report_html
 
 # The whole of Unicode, and more of what is difficult.
@@ -70,7 +71,7 @@ def test_more_careful_wishes_never_give_a_lower_threshold(
 
   def threshold(tolerance, failure_prob):
     with np.errstate(all='raise', under='ignore'):
-      outcome = learn_then_test.calibrate(
+      outcome = threshold_selection.calibrate(
         losses, grid, tolerance, failure_prob, p_value, procedure
       )
     assert outcome.threshold in grid

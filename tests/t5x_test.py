@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 from gin import config_parser
 
-from calm_jax import errors, optimizers, t5x_models
+from calm_jax import errors
 from calm_jax.checkpoints import load, param_trees
-from calm_jax.cli import gin_setup
+from calm_jax.config import gin_setup
 from calm_jax.data import file_tasks, seqio_tasks, vocabulary
-from calm_jax.early_exit import classifiers
-from calm_jax.training import classifier_step, loop, state
+from calm_jax.early_exit.measures import classifiers
+from calm_jax.t5x import models
+from calm_jax.training import classifier_step, loop, optimizers, state
 
 HAS_T5X = importlib.util.find_spec('t5x') is not None
 MODEL_FILE = 'gin/models/t5_1_1_tiny.gin'
@@ -114,21 +115,19 @@ class Vocabulary(NamedTuple):
 
 def test_a_vocabulary_must_fit_the_embedding():
   with pytest.raises(errors.ConfigError, match='at least 4097'):
-    t5x_models.T5XModel(our_model(), Vocabulary(10), Vocabulary(4097), None)
+    models.T5XModel(our_model(), Vocabulary(10), Vocabulary(4097), None)
 
 
 @pytest.mark.skipif(HAS_T5X, reason='T5X is installed')
 def test_missing_t5x_is_named():
   with pytest.raises(errors.ConfigError, match='docs/t5x.md'):
-    t5x_models.T5XModel(our_model(), Vocabulary(10), Vocabulary(10), None)
+    models.T5XModel(our_model(), Vocabulary(10), Vocabulary(10), None)
 
 
 def test_stage_2_takes_parameters_alone_unless_it_resumes():
   saved = {'target': {'a': 1}, 'state': {'step': 5}}
-  assert t5x_models.without_optimizer_state(saved, {}) == {'target': {'a': 1}}
-  assert (
-    t5x_models.without_optimizer_state(saved, {}, is_resuming=True) == saved
-  )
+  assert models.without_optimizer_state(saved, {}) == {'target': {'a': 1}}
+  assert models.without_optimizer_state(saved, {}, is_resuming=True) == saved
 
 
 # --- With T5X -----------------------------------------------------------------

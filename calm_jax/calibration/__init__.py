@@ -18,7 +18,6 @@ from calm_jax.calibration.empirical_bernstein import (
   EmpiricalBernstein as EmpiricalBernstein,
 )
 from calm_jax.calibration.from_dump import calibrate_dump as calibrate_dump
-from calm_jax.calibration.learn_then_test import calibrate as calibrate
 from calm_jax.calibration.multiple_testing import Bonferroni as Bonferroni
 from calm_jax.calibration.multiple_testing import FixedSequence as FixedSequence
 from calm_jax.calibration.multiple_testing import Holm as Holm
@@ -50,3 +49,4 @@ from calm_jax.calibration.rescaling import Rescaled as Rescaled
 from calm_jax.calibration.risks import RiskConsistency as RiskConsistency
 from calm_jax.calibration.risks import RiskDifference as RiskDifference
 from calm_jax.calibration.risks import TextualConsistency as TextualConsistency
+from calm_jax.calibration.threshold_selection import calibrate as calibrate

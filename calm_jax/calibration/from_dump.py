@@ -8,18 +8,20 @@ import os
 
 import numpy as np
 
-from calm_jax import contracts, errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import (
   choices,
   conformal_risk_control,
   guarantee,
-  learn_then_test,
   multiple_testing,
   outcomes,
   p_values,
   risks,
+  threshold_selection,
 )
 from calm_jax.dump import reader
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts
 
 _DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
 
@@ -69,7 +71,7 @@ def calibrate_dump(
   order = np.argsort(data.example_ids)
   texts = data.predictions[order], data.references[order]
   ids = data.example_ids[order]
-  outcome = learn_then_test.calibrate(
+  outcome = threshold_selection.calibrate(
     objective.losses(*texts, ids),
     manifest.thresholds,
     tolerance,

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from calm_jax import errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import loss_ranges
+from calm_jax.metrics import text_metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from calm_jax import errors, json_records
+from calm_jax import errors
 from calm_jax.checkpoints import param_trees
+from calm_jax.records import json_records
 from calm_jax.t5 import network
 
 CONFIG_FILE = 'config.json'

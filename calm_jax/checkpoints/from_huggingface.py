@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import errors, json_records
+from calm_jax import errors
 from calm_jax.checkpoints import (
   param_trees,
   safetensors_files,
@@ -24,6 +24,7 @@ from calm_jax.checkpoints import (
   sizes_of_arrays,
   to_huggingface,
 )
+from calm_jax.records import json_records
 from calm_jax.t5 import network
 
 _ATTENTION = {'q': 'query', 'k': 'key', 'v': 'value', 'o': 'out'}

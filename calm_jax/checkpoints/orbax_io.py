@@ -22,8 +22,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from calm_jax import errors, json_records, partitioning
+from calm_jax import errors
 from calm_jax.checkpoints import digests, finding, param_trees
+from calm_jax.parallel import partitioning
+from calm_jax.records import json_records
 
 # In the name that Orbax gives a checkpoint until it is complete.
 _UNFINISHED = '.orbax-checkpoint-tmp'

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from calm_jax import errors
-from calm_jax.early_exit import classifiers
+from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import network
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.early_exit import classifiers
+from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import network
 
 EOS_ID = 1

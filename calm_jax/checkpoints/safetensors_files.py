@@ -15,8 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from calm_jax import errors, json_records
+from calm_jax import errors
 from calm_jax.checkpoints import sha256sums
+from calm_jax.records import json_records
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'

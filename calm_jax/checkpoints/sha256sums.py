@@ -11,7 +11,8 @@ import pathlib
 import re
 from collections.abc import Iterable
 
-from calm_jax import errors, json_records
+from calm_jax import errors
+from calm_jax.records import json_records
 
 FILE = 'SHA256SUMS'
 

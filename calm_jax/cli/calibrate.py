@@ -100,7 +100,8 @@ def run(args) -> None:
     CalmError: as `calibration.calibrate_dump`.
   """
   chosen = settings.settle(args, SETTINGS)
-  from calm_jax import calibration, contracts
+  from calm_jax import calibration
+  from calm_jax.records import contracts
 
   result = calibration.calibrate_dump(
     chosen.dump_dir,
@@ -118,7 +119,7 @@ def run(args) -> None:
 
 def summary(result) -> str:
   """What a person wants to know of a `CalibrationResult`, in a few lines."""
-  from calm_jax import contracts
+  from calm_jax.records import contracts
 
   failure = f'{result.failure_prob:g} (epsilon in CALM, delta in LTT)'
   if result.guarantee == contracts.IN_EXPECTATION:

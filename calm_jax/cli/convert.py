@@ -143,7 +143,7 @@ def _config(chosen):
   """The network of the gin files, or None without any."""
   if 'MODEL' not in chosen.gin_macros:
     return None
-  from calm_jax.cli import gin_setup
+  from calm_jax.config import gin_setup
 
   return gin_setup.macro('MODEL').config
 
@@ -261,7 +261,7 @@ def _write(chosen, found, tokenizer):
 def _feature_lengths(chosen) -> dict[str, int]:
   lengths = {'inputs': chosen.inputs_length, 'targets': chosen.targets_length}
   if 'TASK_FEATURE_LENGTHS' in chosen.gin_macros:
-    from calm_jax.cli import gin_setup
+    from calm_jax.config import gin_setup
 
     lengths |= gin_setup.macro('TASK_FEATURE_LENGTHS')
   return lengths
@@ -278,8 +278,8 @@ def _show_again(written, batch, before) -> None:
 
 
 def _convert_training_state(chosen) -> None:
-  from calm_jax.checkpoints import t5x_training_state
-  from calm_jax.cli import gin_setup
+  from calm_jax.config import gin_setup
+  from calm_jax.t5x import training_state
 
   for name in ('MODEL', 'OPTIMIZER'):
     if name not in chosen.gin_macros:
@@ -288,7 +288,7 @@ def _convert_training_state(chosen) -> None:
         ' --gin_file=gin/models/t5_1_1_small.gin'
         ' --gin_file=gin/runs/finetune.gin.'
       )
-  converted = t5x_training_state.convert(
+  converted = training_state.convert(
     chosen.model,
     chosen.output_dir,
     gin_setup.macro('MODEL').config,

@@ -68,7 +68,8 @@ def run(args) -> None:
     CalmError: as the stages.
   """
   chosen = settings.settle(args, SETTINGS)
-  from calm_jax import calibration, contracts
+  from calm_jax import calibration
+  from calm_jax.records import contracts
   from calm_jax.report import html, table
 
   _check_guarantee(chosen)
@@ -114,11 +115,11 @@ def _check_guarantee(chosen) -> None:
   Raises:
     ConfigError: a number out of range.
   """
-  from calm_jax.calibration import guarantee, learn_then_test
+  from calm_jax.calibration import guarantee, threshold_selection
 
   wanted = chosen.tolerance, chosen.failure_prob
   guarantee.check_guarantee(*wanted)
-  hopeless = learn_then_test.warning_before(
+  hopeless = threshold_selection.warning_before(
     chosen.calibration_examples, 1, *wanted
   )
   if hopeless:

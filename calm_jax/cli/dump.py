@@ -175,13 +175,15 @@ def check_stopping(chosen) -> None:
   """Raises a ConfigError where the rule for stopping is none."""
   if chosen.stop_tolerance is None:
     return
-  from calm_jax.calibration import guarantee, learn_then_test, risks
+  from calm_jax.calibration import guarantee, risks, threshold_selection
 
   wanted = chosen.stop_tolerance, chosen.stop_failure_prob
   guarantee.check_guarantee(*wanted)
   risks.get_consistency(chosen.stop_consistency)
   if chosen.max_examples is not None:
-    hopeless = learn_then_test.warning_before(chosen.max_examples, 1, *wanted)
+    hopeless = threshold_selection.warning_before(
+      chosen.max_examples, 1, *wanted
+    )
     if hopeless:
       print(f'Warning: {hopeless}', file=sys.stderr)
 

@@ -88,8 +88,8 @@ def run(args) -> None:
   """
   chosen = settings.settle(args, SETTINGS)
   loading.register_task(chosen.gin_macros)
-  from calm_jax import contracts
   from calm_jax.dump import reader
+  from calm_jax.records import contracts
   from calm_jax.report import table
 
   calibration = contracts.read_json(

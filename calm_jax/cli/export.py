@@ -129,7 +129,7 @@ def with_classifiers(params, names: str | None):
   """
   if names is None:
     return params
-  from calm_jax.early_exit import classifiers
+  from calm_jax.early_exit.measures import classifiers
 
   trained = params.get(classifiers.PARAMS, {})
   wanted = [name.strip() for name in names.split(',') if name.strip()]

@@ -11,8 +11,8 @@ from calm_jax import errors
 from calm_jax.cli import settings
 
 if TYPE_CHECKING:
-  from calm_jax import generation
   from calm_jax.data import task_examples
+  from calm_jax.decode import generation
 
 MODEL = settings.Setting(
   'model',
@@ -60,8 +60,8 @@ def load(chosen) -> LoadedModel:
   """
   if 'MODEL' in chosen.gin_macros:
     return _load_checkpoint(chosen.model)
-  from calm_jax import generation
   from calm_jax.checkpoints import digests
+  from calm_jax.decode import generation
 
   generator = generation.load(chosen.model)
   return LoadedModel(generator, digests.model_digest(generator.params))
@@ -73,10 +73,11 @@ def _load_checkpoint(path: str | None) -> LoadedModel:
       'The gin files describe a model, so a checkpoint of it is required, for'
       ' example --model=runs/docstrings.'
     )
-  from calm_jax import generation, partitioning
   from calm_jax.checkpoints import digests, load
-  from calm_jax.cli import gin_setup
+  from calm_jax.config import gin_setup
   from calm_jax.data import arrays, vocabulary
+  from calm_jax.decode import generation
+  from calm_jax.parallel import partitioning
 
   model = gin_setup.macro('MODEL')
   lengths = arrays.checked_lengths(
@@ -119,7 +120,7 @@ def register_task(gin_macros: Mapping[str, Any]) -> None:
   Raises:
     ConfigError: they describe it badly.
   """
-  from calm_jax.cli import gin_checks, gin_setup
+  from calm_jax.config import gin_checks, gin_setup
 
   name = gin_macros.get(TASK.macro)
   if name is not None and not gin_checks.is_required(name):

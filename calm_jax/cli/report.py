@@ -76,8 +76,8 @@ def run(args) -> None:
       'Each calibration needs its evaluation, in the same order, got'
       f' {len(calibrations)} --calibration and {len(evaluations)} --evaluation.'
     )
-  from calm_jax import contracts
   from calm_jax.dump import reader
+  from calm_jax.records import contracts
   from calm_jax.report import efficiency_table, html, pairs
 
   results = [

@@ -10,7 +10,7 @@ from calm_jax import errors
 from calm_jax.cli import loading, settings
 
 if TYPE_CHECKING:
-  from calm_jax import generation
+  from calm_jax.decode import generation
 
 
 def settings_of(default_threshold: float) -> tuple[settings.Setting, ...]:
@@ -178,7 +178,7 @@ def _check_beams(chosen) -> None:
       ' beams.'
     )
   if chosen.alpha is not None:
-    from calm_jax import beam_search
+    from calm_jax.decode import beam_search
 
     beam_search.check_alpha(chosen.alpha)
 
@@ -191,7 +191,7 @@ def sampler_for(chosen):
   """
   if not _draws(chosen):
     return None
-  from calm_jax.early_exit import sampling
+  from calm_jax.early_exit.engine import sampling
 
   if chosen.seed is not None:
     sampling.check_seed(chosen.seed)
@@ -212,7 +212,7 @@ def threshold_for(chosen, loaded: loading.LoadedModel, default: float) -> float:
     return 1.0
   if chosen.calibration is None:
     return default if chosen.threshold is None else chosen.threshold
-  from calm_jax import contracts
+  from calm_jax.records import contracts
 
   result = contracts.read_json(chosen.calibration, contracts.CalibrationResult)
   loading.check_same_model(

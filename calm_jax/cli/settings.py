@@ -58,7 +58,7 @@ class Setting:
     if value is None and self.default is None:
       return None
     if not isinstance(value, int | float | str):
-      from calm_jax.cli import gin_setup
+      from calm_jax.config import gin_setup
 
       value = gin_setup.macro(self.macro)  # A reference, or holds some.
       if self.objects:
@@ -131,7 +131,7 @@ def settle(
 def _is_given(macro: str, macros: dict[str, Any]) -> bool:
   if macro not in macros:
     return False
-  from calm_jax.cli import gin_checks
+  from calm_jax.config import gin_checks
 
   return not gin_checks.is_required(macros[macro])
 
@@ -141,7 +141,7 @@ def _macros(
 ) -> dict[str, Any]:
   if not (args.gin_file or args.gin_bindings):
     return {}
-  from calm_jax.cli import gin_checks, gin_setup
+  from calm_jax.config import gin_checks, gin_setup
 
   gin_setup.parse(
     args.gin_file,

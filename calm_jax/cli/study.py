@@ -59,7 +59,7 @@ def run(args) -> None:
   chosen = settings.settle(args, SETTINGS)
   examples = loading.load_examples(chosen.task, chosen.split)
   loaded = loading.load(chosen)
-  from calm_jax.cli import gin_setup
+  from calm_jax.config import gin_setup
   from calm_jax.study import plan as plan_lib
   from calm_jax.study import run as study
 
@@ -147,7 +147,7 @@ def _write_results(folder, plan, generator, swept, timed_examples) -> None:
 
 def _times_of_k(generator, texts: list[str]) -> dict[str, float]:
   """Milliseconds per token of top-k propagation, and of what it is beside."""
-  from calm_jax.early_exit import confidence, top_k
+  from calm_jax.early_exit.measures import softmax, top_k
   from calm_jax.study import run as study
 
   measures = {
@@ -157,7 +157,7 @@ def _times_of_k(generator, texts: list[str]) -> dict[str, float]:
       for k in (16, 64, 256, 1024)
       if k < generator.model.config.vocab_size
     },
-    'softmax response': confidence.SoftmaxTopTwoGap(),
+    'softmax response': softmax.SoftmaxTopTwoGap(),
   }
   return study.never_leaving_times(generator, measures, texts)
 
@@ -171,7 +171,7 @@ def _layers_used(found, loss_limit: float):
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:
-  from calm_jax import contracts, csv_tables
+  from calm_jax.records import contracts, csv_tables
 
   text = csv_tables.to_csv(list(rows[0]), (row.values() for row in rows))
   contracts.write_bytes_atomically(path, text.encode('utf-8'))

@@ -4,8 +4,10 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from calm_jax import errors, unfinished
-from calm_jax.cli import flags, saved_config
+from calm_jax import errors
+from calm_jax.cli import flags
+from calm_jax.config import saved_config
+from calm_jax.records import unfinished
 
 DESCRIPTION = """Train a model.
 
@@ -63,8 +65,8 @@ def run(args) -> None:
       'calm train requires a gin file, for example'
       ' --gin_file=gin/experiments/docstrings.gin.'
     )
-  from calm_jax import multihost
   from calm_jax.cli import native_logs
+  from calm_jax.parallel import multihost
 
   native_logs.import_tensorflow(verbose=args.v > 0)
   if args.multiprocess_gpu:
@@ -83,8 +85,8 @@ def run(args) -> None:
 def _train(args) -> None:
   import gin
 
-  from calm_jax import multihost
-  from calm_jax.cli import gin_setup
+  from calm_jax.config import gin_setup
+  from calm_jax.parallel import multihost
   from calm_jax.training import loop
 
   gin_setup.parse(
@@ -136,7 +138,7 @@ def _recorded_configuration(model_dir: pathlib.Path) -> Iterator[None]:
   """Writes config.gin; a run that is refused leaves the folder as it was."""
   import gin
 
-  from calm_jax.json_records import write_bytes_atomically
+  from calm_jax.records.json_records import write_bytes_atomically
 
   path = model_dir / saved_config.FILE_NAME
   before = path.read_bytes() if path.exists() else None

@@ -117,7 +117,8 @@ def run(args) -> None:
       'Missing --dump_dir. It names a dump, as calm dump wrote it, and may be'
       ' repeated.'
     )
-  from calm_jax.calibration import choices, named_dumps, trials, validate_dumps
+  from calm_jax.calibration import choices
+  from calm_jax.validation import named_dumps, trials, validate_dumps
 
   # Numbers first: they are known wrong before any file is read.
   plan = trials.Plan(
@@ -149,7 +150,7 @@ def _validate(chosen, wanted, dumps) -> None:
 
   from tqdm import auto as tqdm
 
-  from calm_jax.calibration import validate_dumps
+  from calm_jax.validation import validate_dumps
 
   groups = None
   if chosen.groups is not None:
@@ -175,9 +176,9 @@ def write(result, output_dir: str | os.PathLike) -> None:
   Raises:
     ResourceError: a file cannot be written.
   """
-  from calm_jax import contracts, csv_tables
-  from calm_jax.calibration import validation_records
+  from calm_jax.records import contracts, csv_tables
   from calm_jax.report import validation_figures
+  from calm_jax.validation import validation_records
 
   folder = pathlib.Path(output_dir).expanduser()
   tables = {
@@ -198,8 +199,8 @@ def write(result, output_dir: str | os.PathLike) -> None:
 
 def _decode(path: str | None, dumps):
   """Reads tokens as text; None where only the shipped vocabulary is known."""
-  from calm_jax.calibration import replay
   from calm_jax.data import vocabulary
+  from calm_jax.validation import replay
 
   decode = vocabulary.Tokenizer(path).decode
   try:
@@ -213,7 +214,7 @@ def _decode(path: str | None, dumps):
 
 
 def _read_groups(path: str) -> dict[str, str]:
-  from calm_jax import contracts
+  from calm_jax.records import contracts
 
   group_of = contracts.read_json(path)
   if not isinstance(group_of, dict) or not all(

@@ -12,7 +12,7 @@
     preprocessors, t5_metrics)
   seqio_examples                        a user's own seqio task
   pretraining (span_corruption)         a user's text, with missing spans
-  task_registry -> task_examples        text of all of these, for dumps
+   -> task_examples        text of all of these, for dumps
 
 TensorFlow is imported only when seqio's or CALM's tasks are read.
 """

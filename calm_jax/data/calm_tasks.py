@@ -15,8 +15,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from calm_jax import answers, errors
-from calm_jax.data import corpus, prose, splits, task_registry, tasks
+from calm_jax import errors
+from calm_jax.data import corpus, prose, splits, tasks, text_tasks
+from calm_jax.metrics import answers
 
 # T5 adds so many ids to the vocabulary, for its pre-training.
 EXTRA_IDS = 100
@@ -66,7 +67,7 @@ class CalmTask:
         f'split of {self.info.name}', split, splits.SPLITS
       )
     dataset = self.preprocessor()(self._source().identified(split))
-    return task_registry.distinct(
+    return text_tasks.distinct(
       corpus.Example(
         features['example_id'].decode(),
         features['inputs'].decode('utf-8'),
@@ -162,7 +163,7 @@ def register(
   """
   if name not in TASKS:
     raise errors.unknown_name("task of CALM's", name, TASKS)
-  return task_registry.add(
+  return text_tasks.add(
     dataclasses.replace(
       TASKS[name], vocabulary_path=vocabulary_path, tfds_data_dir=tfds_data_dir
     )

@@ -12,8 +12,9 @@ import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
-from calm_jax import errors, text_metrics
-from calm_jax.data import corpus, splits, task_registry, tasks
+from calm_jax import errors
+from calm_jax.data import corpus, splits, tasks, text_tasks
+from calm_jax.metrics import text_metrics
 
 # Besides the splits: what becomes validation, calibration and test.
 HELD_OUT = 'held_out'
@@ -91,10 +92,10 @@ class FileTask:
       )
     path, split_of = source
     pairs = self._pairs(pathlib.Path(path).expanduser())
-    examples = task_registry.distinct(
+    examples = text_tasks.distinct(
       corpus.Example(example_id, self.prefix + inputs, targets)
       for inputs, targets in pairs
-      if split_of(example_id := task_registry.example_id_of(inputs, targets))
+      if split_of(example_id := text_tasks.example_id_of(inputs, targets))
       == split
     )
     if not examples:
@@ -147,9 +148,9 @@ def register(
   """Adds a `FileTask` and returns its name; what gin files call.
 
   Raises:
-    ConfigError: as `FileTask` and `task_registry.add`.
+    ConfigError: as `FileTask` and `text_tasks.add`.
   """
-  return task_registry.add(
+  return text_tasks.add(
     FileTask(
       name=name,
       files=files,

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping
 
 from calm_jax import errors
-from calm_jax.data import calm_tasks, corpus, task_registry, tasks
+from calm_jax.data import calm_tasks, corpus, tasks, text_tasks
 
 _SPLITS = ('train', 'validation')
 
@@ -129,9 +129,9 @@ def register(
   """Adds a `PretrainingTask` and returns its name; what gin files call.
 
   Raises:
-    ConfigError: as `PretrainingTask` and `task_registry.add`.
+    ConfigError: as `PretrainingTask` and `text_tasks.add`.
   """
-  return task_registry.add(
+  return text_tasks.add(
     PretrainingTask(
       name=name,
       files=files,

@@ -4,8 +4,9 @@ import warnings
 
 import seqio
 
-from calm_jax import errors, text_metrics
-from calm_jax.data import corpus, seqio_tasks, task_registry, tasks
+from calm_jax import errors
+from calm_jax.data import corpus, seqio_tasks, tasks, text_tasks
+from calm_jax.metrics import text_metrics
 
 # T5's metric functions of whole splits (t5.evaluation.metrics) -> those of one
 # output that stand in for them. Ours keep their own names.
@@ -65,7 +66,7 @@ def load(name: str, split: str) -> list[corpus.Example]:
       _text(features, key, task.output_features[key].vocabulary)
       for key in ('inputs', 'targets')
     )
-    example_id = task_registry.example_id_of(inputs, targets)
+    example_id = text_tasks.example_id_of(inputs, targets)
     examples.append(corpus.Example(example_id, inputs, targets))
   if not any(x in _PER_EXAMPLE for x in _metric_names(name)):
     warnings.warn(
@@ -78,7 +79,7 @@ def load(name: str, split: str) -> list[corpus.Example]:
     raise errors.DataError(
       f'The split {split!r} of {name} must hold examples; it is empty.'
     )
-  return task_registry.distinct(examples)
+  return text_tasks.distinct(examples)
 
 
 def _text(features, key: str, vocabulary: seqio.Vocabulary) -> str:

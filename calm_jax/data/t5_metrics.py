@@ -1,7 +1,7 @@
 """T5's scores of a whole split, in percent: what papers print.
 
 Functions of (targets, predictions), as seqio's evaluators call them. For a
-calibration, which needs a score per example, see `calm_jax.text_metrics`. No
+calibration, which needs a score per example, see `metrics.text_metrics`. No
 TensorFlow.
 """
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax import answers, errors
+from calm_jax import errors
+from calm_jax.metrics import answers
 
 
 def rouge(

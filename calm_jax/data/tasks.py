@@ -6,8 +6,9 @@ Free of TensorFlow. `seqio_tasks` registers the same names with seqio.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from calm_jax import errors, text_metrics
+from calm_jax import errors
 from calm_jax.data import prose
+from calm_jax.metrics import text_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class TaskInfo:
   Attributes:
     name: seqio task name.
     prefix: T5 style prefix of every input, with its trailing space.
-    metrics: names in `calm_jax.text_metrics.METRICS`; the task is judged by
+    metrics: names in `text_metrics.METRICS`; the task is judged by
       the first.
     baseline: what the trivial baseline does, as printed in reports.
     predict: an input without its prefix -> the baseline's prediction.

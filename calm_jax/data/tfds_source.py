@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from calm_jax import errors
-from calm_jax.data import splits, task_registry
+from calm_jax.data import splits, text_tasks
 
 
 class HeldOutSource(seqio.TfdsDataSource):
@@ -104,7 +104,7 @@ class HeldOutSource(seqio.TfdsDataSource):
 
 def _example_id(*texts: bytes) -> bytes:
   decoded = (text.decode('utf-8', 'surrogateescape') for text in texts)
-  return task_registry.example_id_of(*decoded).encode()
+  return text_tasks.example_id_of(*decoded).encode()
 
 
 def _in_split(example_id: tf.Tensor, split: str) -> tf.Tensor:

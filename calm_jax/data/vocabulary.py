@@ -29,8 +29,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from calm_jax import errors, json_records
+from calm_jax import errors
 from calm_jax.data import case_factoring, corpus, tasks
+from calm_jax.records import json_records
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 # Early exit pays for the output embedding at every layer it asks: 4,096 pieces

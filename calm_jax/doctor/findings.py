@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from calm_jax import json_records
+from calm_jax.records import json_records
 
 OK, NOTE, WRONG = 'ok', 'note', 'wrong'
 

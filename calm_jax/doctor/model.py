@@ -11,7 +11,7 @@ OUTPUT = 'If not provided, the value defaults to None.'
 
 def look() -> Iterator[findings.Finding]:
   """Loads the model and decodes one sentence with all its layers."""
-  from calm_jax import generation
+  from calm_jax.decode import generation
 
   started = time.monotonic()
   (found,) = generation.load().generate([INPUTS])

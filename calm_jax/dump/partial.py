@@ -17,8 +17,9 @@ import pathlib
 import shutil
 from typing import Any, Self
 
-from calm_jax import contracts, errors, unfinished
+from calm_jax import errors
 from calm_jax.dump import reader, shards
+from calm_jax.records import contracts, unfinished
 
 _log = logging.getLogger(__name__)
 

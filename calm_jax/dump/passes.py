@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import auto as tqdm
 
-from calm_jax import contracts, generation
 from calm_jax.data import corpus
+from calm_jax.decode import generation
 from calm_jax.dump import partial
+from calm_jax.records import contracts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

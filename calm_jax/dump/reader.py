@@ -8,8 +8,9 @@ import hashlib
 import os
 import pathlib
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.dump import shards
+from calm_jax.records import contracts
 
 
 def read_dump(

@@ -20,9 +20,11 @@ import os
 from collections.abc import Callable, Sequence
 
 import calm_jax
-from calm_jax import contracts, errors, generation
+from calm_jax import errors
 from calm_jax.data import corpus
+from calm_jax.decode import generation
 from calm_jax.dump import partial, passes
+from calm_jax.records import contracts
 
 # Testing starts at 1 and stops at the first failure, so the grid is fine where
 # strict tolerances are decided; the paper's has steps of 0.05 all the way.
@@ -108,7 +110,7 @@ def header(
     generator: the model that will be run.
     task: name of the task.
     split: of the task's examples.
-    metric: by which the task is judged, from `calm_jax.text_metrics`.
+    metric: by which the task is judged, from `calm_jax.metrics.text_metrics`.
     thresholds: strictly descending, first 1 (the full model).
     model_digest: names the weights.
     data_digest: names the examples.

@@ -12,7 +12,8 @@ import zlib
 
 import numpy as np
 
-from calm_jax import contracts, dump_arrays, errors
+from calm_jax import errors
+from calm_jax.records import contracts, dump_arrays
 
 MANIFEST = 'manifest.json'
 NAME = re.compile(r'shard-\d{5,}\.npz')

@@ -7,8 +7,8 @@ which the next run can take up. The same data give the same bytes. NumPy only.
 import os
 from collections.abc import Iterable
 
-from calm_jax import contracts
 from calm_jax.dump import partial, shards
+from calm_jax.records import contracts
 
 
 def write_dump(

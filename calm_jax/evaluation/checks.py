@@ -4,9 +4,11 @@ Before `evaluate` computes anything: a threshold belongs to one model and one
 configuration, and its guarantee is tested on unseen examples only.
 """
 
-from calm_jax import contracts, errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import from_dump
 from calm_jax.evaluation import timing
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts
 
 # What the calibrated threshold depends on, as `calibration.provenance` has it.
 _SAME = (

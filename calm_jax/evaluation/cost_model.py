@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-from calm_jax import errors, json_records, record_checks
+from calm_jax import errors
 from calm_jax.evaluation import confidence_cost, network_sizes
+from calm_jax.records import json_records, record_checks
 
 _FLOAT32 = 4  # bytes
 # As in `early_exit.packing` and `token_run`, which need JAX.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from calm_jax import contracts, errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import choices, risks
 from calm_jax.dump import reader
 from calm_jax.evaluation import (
@@ -25,6 +25,8 @@ from calm_jax.evaluation import (
   samples,
   timing,
 )
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts
 
 # At most so many examples carry their texts into the report.
 NUM_EXAMPLE_LOSSES = 200

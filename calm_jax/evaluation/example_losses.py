@@ -6,7 +6,7 @@ report says so.
 
 import numpy as np
 
-from calm_jax import contracts, dump_arrays
+from calm_jax.records import contracts, dump_arrays
 
 
 def greatest(

@@ -31,8 +31,9 @@ the source for all layers before the first token, which is seen in its time.
 
 import numpy as np
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.evaluation import confidence_cost, network_sizes
+from calm_jax.records import contracts
 
 NetworkSizes = network_sizes.NetworkSizes
 FULL_MODEL = confidence_cost.ChosenOnly()

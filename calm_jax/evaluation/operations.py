@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.evaluation import flops, measure_costs, network_sizes
+from calm_jax.records import contracts
 
 
 def count(

@@ -7,8 +7,9 @@ the means without them.
 
 import numpy as np
 
-from calm_jax import contracts, dump_arrays, text_metrics
 from calm_jax.calibration import risks
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts, dump_arrays
 
 
 def describe(

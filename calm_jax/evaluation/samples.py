@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from calm_jax import contracts, dump_arrays, errors
+from calm_jax import errors
+from calm_jax.records import contracts, dump_arrays
 
 
 def choose(

@@ -23,8 +23,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.evaluation.timing import Timing, Timings, milliseconds
+from calm_jax.records import contracts
 
 _REPEATS = 5
 _WARM_UP = 2

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from calm_jax import contracts, json_records, record_checks
+from calm_jax.records import contracts, json_records, record_checks
 
 
 @dataclasses.dataclass(frozen=True)

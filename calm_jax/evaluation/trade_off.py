@@ -8,8 +8,9 @@ import functools
 
 import numpy as np
 
-from calm_jax import contracts, text_metrics
 from calm_jax.calibration import risks
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from calm_jax import errors
 from calm_jax.data import corpus
 
 if TYPE_CHECKING:
-  from calm_jax import generation
+  from calm_jax.decode import generation
 
 PREDICT, PREDICT_WITH_AUX, SCORE = 'predict', 'predict_with_aux', 'score'
 MODES = (PREDICT, PREDICT_WITH_AUX, SCORE)

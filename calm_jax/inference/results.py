@@ -19,7 +19,8 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Self
 
-from calm_jax import errors, json_records, unfinished
+from calm_jax import errors
+from calm_jax.records import json_records, unfinished
 
 _DONE = '.COMPLETED'
 _WHAT = 'inference run'

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import auto as tqdm
 
-from calm_jax import generation
 from calm_jax.data import corpus
+from calm_jax.decode import generation
 from calm_jax.dump import runner as dump_runner
 from calm_jax.inference import records, results
 from calm_jax.training import signals

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from calm_jax import errors, generation
+from calm_jax import errors
 from calm_jax.data import arrays, corpus
+from calm_jax.decode import generation
 
 
 class Scorer:

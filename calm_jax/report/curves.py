@@ -7,7 +7,7 @@ No matplotlib here, so that the numbers of a figure can be had without it.
 
 import dataclasses
 
-from calm_jax import contracts
+from calm_jax.records import contracts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ import matplotlib
 from matplotlib import figure as mpl_figure
 from matplotlib.backends import backend_agg
 
-from calm_jax import contracts
 from calm_jax.display import colors, visible_text
+from calm_jax.records import contracts
 from calm_jax.report import curves, plots, vector, wording
 
 _WIDTH, _DPI = 7.0, 200

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import jinja2
 import markupsafe
 
-from calm_jax import contracts, csv_tables
 from calm_jax.display import colors, visible_text
+from calm_jax.records import contracts, csv_tables
 from calm_jax.report import (
   curves,
   efficiency_table,

@@ -3,7 +3,7 @@
 CalibrationResult, EvaluationResult -> sentences
 """
 
-from calm_jax import contracts
+from calm_jax.records import contracts
 from calm_jax.report import wording
 
 

@@ -5,7 +5,7 @@ contracts.ExampleLoss -> LossView -> report.html.jinja
 
 import dataclasses
 
-from calm_jax import contracts
+from calm_jax.records import contracts
 from calm_jax.report import sample_view
 
 

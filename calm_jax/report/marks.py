@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import axes as mpl_axes
 from matplotlib import patheffects
 
-from calm_jax import contracts
 from calm_jax.display import colors
+from calm_jax.records import contracts
 from calm_jax.report import curves, wording
 
 # Keeps words legible where a line passes behind them.

@@ -11,7 +11,8 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from calm_jax import errors, unfinished
+from calm_jax import errors
+from calm_jax.records import unfinished
 
 _STAGING = '.report'
 

@@ -5,7 +5,8 @@ CalibrationResult, EvaluationResult -> Pair -> tables, page
 
 import dataclasses
 
-from calm_jax import contracts, errors
+from calm_jax import errors
+from calm_jax.records import contracts
 
 
 @dataclasses.dataclass(frozen=True)

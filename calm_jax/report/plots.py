@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
-from calm_jax import contracts
 from calm_jax.display import colors
+from calm_jax.records import contracts
 from calm_jax.report import curves, marks, wording
 
 # Below this a p-value says no more; the axis need not reach it.

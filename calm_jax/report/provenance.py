@@ -7,8 +7,9 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.calibration import choices
+from calm_jax.records import contracts
 from calm_jax.report import pairs
 
 

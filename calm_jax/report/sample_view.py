@@ -6,8 +6,8 @@ contracts.Sample -> SampleView -> report.html.jinja
 import dataclasses
 import difflib
 
-from calm_jax import contracts
 from calm_jax.display import visible_text
+from calm_jax.records import contracts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from calm_jax import contracts
+from calm_jax.records import contracts
 from calm_jax.report import wording
 
 _NONE = '-'

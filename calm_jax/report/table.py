@@ -5,8 +5,8 @@ CalibrationResult, EvaluationResult -> summary_rows -> text
 
 import textwrap
 
-from calm_jax import contracts
 from calm_jax.display import visible_text
+from calm_jax.records import contracts
 from calm_jax.report import summary_rows, wording
 
 

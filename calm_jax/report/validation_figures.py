@@ -10,9 +10,9 @@ were generated. One column per dump.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from calm_jax.calibration import replay, validation_records
 from calm_jax.display import colors
 from calm_jax.report import figures, validation_panels, wording
+from calm_jax.validation import replay, validation_records
 
 # Figures about one tolerance show the one of the grid that is nearest to this.
 SHOWN_TOLERANCE = 0.1

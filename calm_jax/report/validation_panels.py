@@ -12,8 +12,8 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
-from calm_jax.calibration import validation_records
 from calm_jax.display import colors, visible_text
+from calm_jax.validation import validation_records
 
 Rows = Sequence[validation_records.ValidationRow]
 

@@ -1,8 +1,8 @@
 """A validation as text for a terminal: what was bought, and what it cost."""
 
-from calm_jax.calibration import validation_records
 from calm_jax.display import visible_text
 from calm_jax.report import validation_figures, wording
+from calm_jax.validation import validation_records
 
 _RULES = (
   'calibrated',

@@ -3,8 +3,8 @@
 Pure functions from the two results to text.
 """
 
-from calm_jax import contracts
 from calm_jax.evaluation import measure_costs
+from calm_jax.records import contracts
 
 _METRICS = {
   'calm_jax.evaluation.bleurt:score': 'BLEURT',

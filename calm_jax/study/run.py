@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax import contracts, generation, models
+from calm_jax.decode import generation, models
 from calm_jax.dump import reader
-from calm_jax.early_exit import never_exit, oracle
+from calm_jax.early_exit.measures import never_exit, oracle
 from calm_jax.evaluation import speed, trade_off
+from calm_jax.records import contracts
 from calm_jax.study import plan as plan_lib
 from calm_jax.study import recall
 

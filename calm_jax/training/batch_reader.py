@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from calm_jax import errors, partitioning
+from calm_jax import errors
+from calm_jax.parallel import partitioning
 from calm_jax.training import state
 
 

@@ -13,7 +13,8 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-from calm_jax import errors, json_records
+from calm_jax import errors
+from calm_jax.records import json_records
 
 FILE_NAME = 'best_checkpoint.json'
 PINNED = 'PINNED'

@@ -19,19 +19,16 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from calm_jax import (
-  consistency_losses,
-  cross_entropy,
-  errors,
-  optimizers,
-  partitioning,
-)
-from calm_jax.early_exit import classifiers as classifiers_lib
-from calm_jax.t5 import network
+from calm_jax import errors
+from calm_jax.early_exit.measures import classifiers as classifiers_lib
+from calm_jax.parallel import partitioning
+from calm_jax.t5 import cross_entropy, network
 from calm_jax.training import (
   classifier_metrics,
+  consistency_losses,
   metrics,
   objectives,
+  optimizers,
   state,
   step,
 )

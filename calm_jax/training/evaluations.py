@@ -14,7 +14,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from calm_jax import errors, json_records
+from calm_jax import errors
+from calm_jax.records import json_records
 from calm_jax.training import best, infer_eval, logs
 
 FILE_NAME = 'evaluated_steps.json'

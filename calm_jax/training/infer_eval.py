@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm_jax import decode_arguments, errors, models, partitioning
+from calm_jax import errors
 from calm_jax.data import arrays, seqio_tasks
+from calm_jax.decode import decode_arguments, models
+from calm_jax.parallel import partitioning
 from calm_jax.training import writers
 
 FOLDER = 'inference_eval'

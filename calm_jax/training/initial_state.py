@@ -9,9 +9,9 @@ import os
 import jax
 from flax import linen as nn
 
-from calm_jax import optimizers, partitioning
 from calm_jax.checkpoints import load, orbax_io
-from calm_jax.training import objectives, state
+from calm_jax.parallel import partitioning
+from calm_jax.training import objectives, optimizers, state
 
 
 def restore_or_create(
@@ -30,7 +30,7 @@ def restore_or_create(
     store: checkpoints of the run.
     objective: knows which parameters there are.
     module: `t5.network.Transformer`.
-    optimizer: from `calm_jax.optimizers`.
+    optimizer: from `calm_jax.training.optimizers`.
     batch: any.
     seed: of parameters that are drawn.
     initial_checkpoint_path: where parameters come from if the run has no

@@ -18,14 +18,10 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from calm_jax import (
-  errors,
-  json_records,
-  multihost,
-  optimizers,
-  partitioning,
-)
+from calm_jax import errors
 from calm_jax.checkpoints import orbax_io
+from calm_jax.parallel import multihost, partitioning
+from calm_jax.records import json_records
 from calm_jax.training import (
   batch_reader,
   best,
@@ -35,6 +31,7 @@ from calm_jax.training import (
   logs,
   model_info,
   objectives,
+  optimizers,
   signals,
   state,
   step,
@@ -104,7 +101,7 @@ def train(
     model: its `module` is a `t5.network.Transformer`.
     batches: has `batch_at(step)`, or is called with the first step and gives an
       iterator.
-    optimizer: from `calm_jax.optimizers`.
+    optimizer: from `calm_jax.training.optimizers`.
     model_dir: receives `checkpoint_<step>/`, `model-info.txt`, `train/`,
       `training_eval/`, `evaluated_steps.json`, and of the options below
       `inference_eval/` and `best_checkpoint.json`.

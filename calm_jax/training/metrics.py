@@ -8,8 +8,7 @@ once at the end.
 import numpy as np
 from jax import numpy as jnp
 
-from calm_jax import losses
-from calm_jax.training import state
+from calm_jax.training import losses, state
 
 MetricSums = dict
 

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import jax
 from flax import linen as nn
 
-from calm_jax import optimizers
-from calm_jax.training import metrics, state
+from calm_jax.training import metrics, optimizers, state
 
 TrainStep = Callable[
   [state.TrainState, state.Batch], tuple[state.TrainState, metrics.MetricSums]
@@ -37,7 +36,7 @@ class Objective(Protocol):
 
     Args:
       module: `t5.network.Transformer`.
-      optimizer: from `calm_jax.optimizers`.
+      optimizer: from `calm_jax.training.optimizers`.
       rng: key that fresh parameters are drawn from.
       batch: any; only its shapes matter, and they do not affect the result.
       initial_params: parameters to begin with; None draws all.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calm_jax import optimizers
+from calm_jax.training import optimizers
 
 Batch = dict[str, jax.Array]
 
@@ -45,7 +45,7 @@ def create(
 
   Args:
     module: `t5.network.Transformer`.
-    optimizer: from `calm_jax.optimizers`.
+    optimizer: from `calm_jax.training.optimizers`.
     rng: key that the parameters are drawn from.
     batch: any batch; only its shapes matter, and they do not affect the result.
 

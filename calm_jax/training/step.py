@@ -16,8 +16,16 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from calm_jax import cross_entropy, errors, losses, optimizers
-from calm_jax.training import metrics, microbatches, objectives, state
+from calm_jax import errors
+from calm_jax.t5 import cross_entropy
+from calm_jax.training import (
+  losses,
+  metrics,
+  microbatches,
+  objectives,
+  optimizers,
+  state,
+)
 
 EvalStep = Callable[[Any, state.Batch], metrics.MetricSums]
 
@@ -224,7 +232,7 @@ def make_train_step(
 
   Args:
     module: `t5.network.Transformer`.
-    optimizer: from `calm_jax.optimizers`.
+    optimizer: from `calm_jax.training.optimizers`.
     objective: what to minimize.
     seed: with the step's number, it determines dropout and sampled layers.
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from calm_jax import json_records
+from calm_jax.records import json_records
 
 FILE_NAME = 'unlogged_steps.json'
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import tqdm
 from absl import logging
 
-from calm_jax import json_records
+from calm_jax.records import json_records
 
 METRICS = 'metrics.jsonl'
 

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from calm_jax.early_exit import confidence
+from calm_jax.early_exit.engine import confidence
 
 
 @dataclasses.dataclass(frozen=True)

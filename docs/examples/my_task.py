@@ -9,8 +9,8 @@ import pathlib
 import seqio
 import tensorflow as tf
 
-from calm_jax import text_metrics
 from calm_jax.data import vocabulary
+from calm_jax.metrics import text_metrics
 
 NAME = 'my_capitals'
 

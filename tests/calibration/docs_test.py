@@ -9,11 +9,12 @@ import shlex
 import pytest
 from testing import dumps
 
-from calm_jax import contracts
-from calm_jax.calibration import choices, power_table
+from calm_jax.calibration import choices
 from calm_jax.calibration import risks as risks_module
 from calm_jax.cli import main
 from calm_jax.dump import writer
+from calm_jax.records import contracts
+from docs import power_table
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / 'docs' / 'calibration.md').read_text(encoding='utf-8')
@@ -64,7 +65,7 @@ def test_the_gin_file_aims_at_what_each_start_spends(
 
 
 def test_the_power_tables_are_those_that_the_command_prints():
-  assert '\npython -m calm_jax.calibration.power_table\n' in TEXT
+  assert '\npython -m docs.power_table\n' in TEXT
   shown = TEXT.split('<!-- power tables -->\n')[1]
   assert shown.split('\n<!-- end of power tables -->')[0] == (
     power_table.tables()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from testing import dumps
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.calibration import (
   betting,
   conformal_risk_control,
@@ -15,6 +15,7 @@ from calm_jax.calibration import (
   p_values,
 )
 from calm_jax.dump import writer
+from calm_jax.records import contracts
 
 
 def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):

@@ -16,12 +16,12 @@ from calm_jax.calibration import (
   choices,
   conformal_risk_control,
   from_dump,
-  learn_then_test,
   loss_ranges,
   multiple_testing,
   p_values,
   power,
   risks,
+  threshold_selection,
 )
 from calm_jax.evaluation import checks
 
@@ -40,7 +40,7 @@ def losses_with_means(n, *means):
 def test_dl2_calm_1_takes_a_corpus_score_for_a_mean_of_losses():
   """Ours takes one loss per example and refuses one for the corpus."""
   with pytest.raises(errors.DataError, match='at least one example, 4 thr'):
-    learn_then_test.calibrate(
+    threshold_selection.calibrate(
       np.array([0.0, 0.1, 0.2, 0.3]), THRESHOLDS, 0.1, 0.05
     )
 
@@ -71,7 +71,7 @@ def test_dl2_calm_2_uses_hoeffding_on_differences_in_minus_1_to_1():
   p = HOEFFDING.from_totals(losses.sum(axis=0), 400, 0.1)
   assert np.mean(p <= 0.05) > 0.08
   with pytest.raises(errors.ConfigError, match=r'in \[-1, 1\]'):
-    learn_then_test.calibrate(
+    threshold_selection.calibrate(
       losses,
       [0.5] * 4000,
       0.1,
@@ -124,15 +124,15 @@ def test_dl2_calm_5_samples_that_forbid_any_exit(n, smallest):
 def test_rc_eenn_returns_the_first_failing_index():
   """And -1, the lowest threshold of all, where every one passes."""
   losses = losses_with_means(400, 0, 0.02, 0.05, 0.5)
-  outcome = learn_then_test.calibrate(losses, THRESHOLDS, 0.1, 0.05)
+  outcome = threshold_selection.calibrate(losses, THRESHOLDS, 0.1, 0.05)
   first_failing = THRESHOLDS[int(np.argmax(outcome.p_values > 0.05))]
   assert first_failing == 0.7 and outcome.threshold == 0.8
   assert outcome.mean_losses[THRESHOLDS.index(0.8)] == pytest.approx(0.05)
-  everything = learn_then_test.calibrate(
+  everything = threshold_selection.calibrate(
     losses_with_means(400, 0, 0, 0, 0), THRESHOLDS, 0.1, 0.05
   )
   assert everything.threshold == 0.7
-  nothing = learn_then_test.calibrate(
+  nothing = threshold_selection.calibrate(
     losses_with_means(400, 0, 0.5, 0.5, 0.5), THRESHOLDS, 0.1, 0.05
   )
   assert nothing.threshold == 1.0
@@ -161,7 +161,7 @@ def test_rc_eenn_kl_is_nan_at_zero_risk():
 def test_rc_eenn_wsr_takes_one_fixed_upper_bound_for_granted():
   """Losses above 1 are refused, not clipped or trusted."""
   with pytest.raises(errors.DataError, match='at most 1.*1.5 of example row 1'):
-    learn_then_test.calibrate(
+    threshold_selection.calibrate(
       np.array([[0.0, 0.2], [0.0, 1.5]]),
       [1.0, 0.5],
       0.1,

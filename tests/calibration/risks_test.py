@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from calm_jax import errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import choices, loss_ranges, p_values, risks
+from calm_jax.metrics import text_metrics
 
 PREDICTIONS = np.array(
   [

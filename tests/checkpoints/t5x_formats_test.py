@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from testing import t5x_files, tiny_t5
 
-from calm_jax import errors, optimizers
+from calm_jax import errors
 from calm_jax.checkpoints import (
   from_huggingface,
   from_t5x,
@@ -21,8 +21,9 @@ from calm_jax.checkpoints import (
   param_trees,
   sha256sums,
   sizes_of_arrays,
-  t5x_training_state,
 )
+from calm_jax.t5x import training_state
+from calm_jax.training import optimizers
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_scanned_layers_are_named(tmp_path, config):
 
 def test_training_goes_on_from_t5x(native, tmp_path, config):
   optimizer = optimizers.adafactor()
-  converted = t5x_training_state.convert(
+  converted = training_state.convert(
     native, tmp_path / 'run', config, optimizer, first_step=3
   )
   assert converted.checkpoint == tmp_path / 'run' / 'checkpoint_3'
@@ -165,6 +166,6 @@ def test_training_goes_on_from_t5x(native, tmp_path, config):
   assert restored['step'] == 3
   assert_same(restored['params'], expected)
   with pytest.raises(errors.ConfigError, match='already holds checkpoint_3'):
-    t5x_training_state.convert(
+    training_state.convert(
       native, tmp_path / 'run', config, optimizer, first_step=3
     )

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from testing import dumps
 
-from calm_jax import contracts, errors
-from calm_jax.calibration import learn_then_test
+from calm_jax import errors
+from calm_jax.calibration import threshold_selection
 from calm_jax.cli import dump, main
 from calm_jax.evaluation import checks
+from calm_jax.records import contracts
 
 
 def broken(prediction, reference):
@@ -61,7 +62,7 @@ def test_fault_13_empty_thresholds(thresholds, tmp_path, capsys):
   assert main.main(args) == 2
   assert 'thresholds must be numbers from 1' in capsys.readouterr().err
   with pytest.raises(errors.ConfigError, match='needs a row of thresholds'):
-    learn_then_test.calibrate(np.zeros((9, 0)), [], 0.1, 0.05)
+    threshold_selection.calibrate(np.zeros((9, 0)), [], 0.1, 0.05)
 
 
 def test_fault_14_unsorted_or_duplicate_thresholds(capsys):
@@ -72,7 +73,7 @@ def test_fault_14_unsorted_or_duplicate_thresholds(capsys):
   # The order of the tests is the grid's, whatever the losses are.
   for losses in (np.zeros((50, 3)), np.eye(50, 3)[:, [1, 0, 2]]):
     losses[:, 1] = 0.0  # threshold 1
-    outcome = learn_then_test.calibrate(losses, [0.5, 1.0, 0.9], 0.1, 0.05)
+    outcome = threshold_selection.calibrate(losses, [0.5, 1.0, 0.9], 0.1, 0.05)
     assert outcome.thresholds.tolist() == [1.0, 0.9, 0.5]
     assert '[1.0, 0.9, 0.5]' in outcome.warning
 
@@ -86,7 +87,7 @@ def test_fault_15_empty_calibration_set(tmp_path, capsys):
   assert main.main(args) == 3
   assert 'without any example' in capsys.readouterr().err
   with pytest.raises(errors.DataError, match='at least one example'):
-    learn_then_test.calibrate(np.zeros((0, 1)), [0.5], 0.1, 0.05)
+    threshold_selection.calibrate(np.zeros((0, 1)), [0.5], 0.1, 0.05)
 
 
 def test_fault_15_too_few_examples_to_ever_certify(run_calibrate):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from calm_jax import contracts
+from calm_jax.records import contracts
 
 NUMBER = 3
 

@@ -3,10 +3,10 @@
 import pytest
 from testing import dumps
 
-from calm_jax import contracts
 from calm_jax.cli import main
 from calm_jax.data import corpus
 from calm_jax.dump import writer
+from calm_jax.records import contracts
 
 
 @pytest.fixture(scope='module')

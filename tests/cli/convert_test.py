@@ -11,7 +11,6 @@ import pytest
 import seqio
 from testing import tiny_t5
 
-from calm_jax import cross_entropy, generation
 from calm_jax.checkpoints import (
   from_huggingface,
   from_t5x,
@@ -22,7 +21,8 @@ from calm_jax.checkpoints import (
 )
 from calm_jax.cli import main
 from calm_jax.data import vocabulary
-from calm_jax.t5 import network
+from calm_jax.decode import generation
+from calm_jax.t5 import cross_entropy, network
 
 # 26 pieces, so that 100 sentinels more fit 128 rows.
 PIECES = (

@@ -5,10 +5,10 @@ import pathlib
 import pytest
 from testing import tiny_text
 
-from calm_jax import contracts
 from calm_jax.checkpoints import bundle
 from calm_jax.cli import main, native_logs
 from calm_jax.dump import reader
+from calm_jax.records import contracts
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import types
 
 import pytest
 
-from calm_jax import errors, generation
+from calm_jax import errors
 from calm_jax.cli import main, native_logs
 from calm_jax.data import calm_tasks
+from calm_jax.decode import generation
 from calm_jax.doctor import data_sets, findings, machine, model
 
 GOOD = findings.Finding('a topic', findings.OK, 'is fine')

@@ -7,12 +7,14 @@ import pytest
 from testing import dumps
 
 from calm_jax import errors
-from calm_jax.cli import evaluate, gin_setup, loading, main
+from calm_jax.cli import evaluate, loading, main
+from calm_jax.config import gin_setup
 from calm_jax.data import (
   batches,
   seqio_tasks,
   task_examples,
   task_registry,
+  text_tasks,
 )
 from calm_jax.dump import runner
 from calm_jax.training import loop
@@ -24,7 +26,7 @@ TINY = ['--gin_file=gin/experiments/tiny.gin', '--gin_file=gin/tasks/file.gin']
 @pytest.fixture(scope='module', autouse=True)
 def forgotten():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(task_registry, '_added', dict(task_registry._added))
+    patch.setattr(text_tasks, '_added', dict(text_tasks._added))
     yield
   gin.clear_config()
 
@@ -106,7 +108,7 @@ def test_an_evaluation_knows_the_baseline_of_a_file(
     raise errors.DataError('enough')
 
   run_calibrate()
-  monkeypatch.setattr(task_registry, '_added', {})
+  monkeypatch.setattr(text_tasks, '_added', {})
   monkeypatch.setattr(evaluate, 'evaluate_dump', evaluate_dump)
   monkeypatch.setattr(loading, 'load', lambda chosen: None)
   args = [

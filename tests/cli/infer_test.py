@@ -6,9 +6,10 @@ import re
 import pytest
 from testing import tiny_text
 
-from calm_jax import contracts, generation
 from calm_jax.cli import loading, main
+from calm_jax.decode import generation
 from calm_jax.dump import runner as dump_runner
+from calm_jax.records import contracts
 
 pytestmark = pytest.mark.usefixtures('short_corpus')
 

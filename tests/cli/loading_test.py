@@ -7,7 +7,8 @@ import pytest
 
 from calm_jax import errors
 from calm_jax.checkpoints import load, param_trees
-from calm_jax.cli import gin_setup, loading
+from calm_jax.cli import loading
+from calm_jax.config import gin_setup
 from calm_jax.data import vocabulary
 from calm_jax.t5 import network
 

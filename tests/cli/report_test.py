@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from calm_jax import contracts
 from calm_jax.cli import main
+from calm_jax.records import contracts
 from calm_jax.report import figures
 from tests.report import conftest as made_up
 

@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 
-from calm_jax.cli import gin_checks, gin_setup, loading, main, settings
+from calm_jax.cli import loading, main, settings
+from calm_jax.config import gin_checks, gin_setup
 
 WITH_RUN_FILE = ('dump', 'calibrate', 'evaluate', 'infer', 'report')
 

@@ -8,18 +8,11 @@ import types
 import numpy as np
 import pytest
 
-from calm_jax import contracts
-from calm_jax.cli import (
-  dump,
-  evaluate,
-  generate,
-  gin_checks,
-  gin_setup,
-  loading,
-  main,
-)
+from calm_jax.cli import dump, evaluate, generate, loading, main
+from calm_jax.config import gin_checks, gin_setup
 from calm_jax.dump import runner, writer
-from calm_jax.early_exit import sampling
+from calm_jax.early_exit.engine import sampling
+from calm_jax.records import contracts
 
 LAYERS, LENGTH, SIZE = 8, 6, 60
 GRID = (1.0, 0.8, 0.4, 0.0)

@@ -20,7 +20,7 @@ plan.Plan.sweeps = {
     'top-k 8': @k8/plan.Sweep(),
 }
 plan.Plan.recall_ks = (2, 8)
-softmax/plan.Sweep.measure = @confidence.SoftmaxTopTwoGap()
+softmax/plan.Sweep.measure = @softmax_measure.SoftmaxTopTwoGap()
 k8/plan.Sweep.measure = @top_k.TopKPropagation()
 top_k.TopKPropagation.k = 8
 plan.Sweep.thresholds = (0.5,)

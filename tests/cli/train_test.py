@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import calm_jax
-from calm_jax import unfinished
 from calm_jax.checkpoints import orbax_io
-from calm_jax.cli import gin_setup, main
+from calm_jax.cli import main
+from calm_jax.config import gin_setup
 from calm_jax.dump import reader
+from calm_jax.records import unfinished
 
 TINY = '--gin_file=gin/experiments/tiny.gin'
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from testing import dumps
 
-from calm_jax import contracts
-from calm_jax.calibration import trials, validation_records
 from calm_jax.cli import main
 from calm_jax.dump import writer
+from calm_jax.records import contracts
+from calm_jax.validation import trials, validation_records
 
 PNG = b'\x89PNG\r\n\x1a\n'
 TABLES = (

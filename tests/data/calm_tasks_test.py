@@ -16,6 +16,7 @@ from calm_jax.data import (
   splits,
   task_examples,
   task_registry,
+  text_tasks,
   vocabulary,
 )
 
@@ -37,7 +38,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope='module', autouse=True)
 def registered(data_dir, vocabulary_path):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(task_registry, '_added', dict(task_registry._added))
+    patch.setattr(text_tasks, '_added', dict(text_tasks._added))
     for name in NAMES:
       calm_tasks.register(
         name=name, vocabulary_path=str(vocabulary_path), tfds_data_dir=data_dir
@@ -91,7 +92,7 @@ def test_what_tfds_holds_out_is_divided_by_hash(name):
   assert sorted(pairs) == sorted(_expected(name, i) for i in range(5, 45))
   example, identity = tiny_tfds.SETS[name][2], calm_tasks.TASKS[name].identity
   for i in range(5, 45):
-    example_id = task_registry.example_id_of(*(example(i)[x] for x in identity))
+    example_id = text_tasks.example_id_of(*(example(i)[x] for x in identity))
     split = splits.held_out_split_of(example_id)
     assert example_id in {x.example_id for x in found[split]}
   for xs in found.values():

@@ -12,7 +12,7 @@ from calm_jax.data import (
   file_tasks,
   splits,
   task_examples,
-  task_registry,
+  text_tasks,
   vocabulary,
 )
 
@@ -22,7 +22,7 @@ PAIRS = [(f'Long story {i}, told – twice.', f'Story {i}') for i in range(200)]
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
   """No test leaves its task behind."""
-  monkeypatch.setattr(task_registry, '_added', dict(task_registry._added))
+  monkeypatch.setattr(text_tasks, '_added', dict(text_tasks._added))
 
 
 def write_tsv(path, pairs=PAIRS, header='title\tid\ttext'):
@@ -76,7 +76,7 @@ def test_one_file_is_divided_as_the_hash_of_each_pair_says(tmp_path):
   assert set().union(*found.values()) == set(PAIRS)
   for split, pairs in found.items():
     for pair in pairs:
-      assert splits.split_of(task_registry.example_id_of(*pair)) == split
+      assert splits.split_of(text_tasks.example_id_of(*pair)) == split
   assert len(found['train']) > 150
 
 
@@ -132,7 +132,7 @@ def test_other_text_has_another_digest(tmp_path):
   digests = set()
   for count in (2, 3, 3):
     path = write_tsv(tmp_path / f'{count}.tsv', PAIRS[:count])
-    task_registry.add(make_task({'test': path}))
+    text_tasks.add(make_task({'test': path}))
     digests.add(task_examples.load('mine', 'test').digest)
   assert len(digests) == 2
 
@@ -165,7 +165,7 @@ def test_settings_that_do_not_fit_are_told(tmp_path):
     with pytest.raises(errors.ConfigError, match='paths by split'):
       make_task(files)
   with pytest.raises(errors.ConfigError, match='built-in'):
-    task_registry.add(
+    text_tasks.add(
       file_tasks.FileTask(name='docstring_restoration', files='a.tsv')
     )
   with pytest.raises(errors.ConfigError, match='end in .tsv or .jsonl'):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.cli import gin_setup
+from calm_jax.config import gin_setup
 from calm_jax.data import (
   calm_tasks,
   pretraining,
   seqio_tasks,
   task_examples,
-  task_registry,
+  text_tasks,
 )
 from calm_jax.training import loop
 
@@ -35,7 +35,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def restored_tasks(monkeypatch):
-  monkeypatch.setattr(task_registry, '_added', dict(task_registry._added))
+  monkeypatch.setattr(text_tasks, '_added', dict(text_tasks._added))
   yield
   if 'span_corruption' in seqio.TaskRegistry.names():
     seqio.TaskRegistry.remove('span_corruption')

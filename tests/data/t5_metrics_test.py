@@ -4,8 +4,9 @@ import pytest
 import sacrebleu
 from rouge_score import rouge_scorer, scoring
 
-from calm_jax import errors, text_metrics
+from calm_jax import errors
 from calm_jax.data import t5_metrics
+from calm_jax.metrics import text_metrics
 
 TARGETS = [
   'The cat sat on the mat . It slept all day .',

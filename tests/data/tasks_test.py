@@ -2,8 +2,9 @@
 
 import pytest
 
-from calm_jax import errors, text_metrics
+from calm_jax import errors
 from calm_jax.data import corpus, tasks
+from calm_jax.metrics import text_metrics
 
 
 def test_baseline_of_restoration_copies_the_input():

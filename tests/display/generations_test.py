@@ -9,7 +9,7 @@ import re
 import pytest
 from testing import hostile
 
-from calm_jax import generation
+from calm_jax.decode import generation
 from calm_jax.display import colors, generations
 
 NAN = math.nan

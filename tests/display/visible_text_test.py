@@ -4,9 +4,9 @@ import unicodedata
 
 import pytest
 
-from calm_jax import contracts
 from calm_jax.data import vocabulary
 from calm_jax.display import visible_text
+from calm_jax.records import contracts
 from calm_jax.report import sample_view
 
 

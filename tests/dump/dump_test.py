@@ -11,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from calm_jax import contracts, dump_arrays, errors
+from calm_jax import errors
 from calm_jax.dump import reader, writer
+from calm_jax.records import contracts, dump_arrays
 
 G, T, L = 3, 4, 8
 HEADER = contracts.Manifest(

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from calm_jax import contracts, errors
+from calm_jax import errors
 from calm_jax.dump import partial, reader, writer
+from calm_jax.records import contracts
 
 G, T, L = 2, 3, 2
 JOB = partial.Job(

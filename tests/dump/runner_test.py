@@ -7,10 +7,10 @@ import pytest
 from testing import tiny_text
 
 from calm_jax import errors
-from calm_jax.calibration import replay
 from calm_jax.data import corpus
 from calm_jax.dump import reader, runner
 from calm_jax.evaluation import network_sizes
+from calm_jax.validation import replay
 
 GRID = (1.0, 0.02, 0.0)
 

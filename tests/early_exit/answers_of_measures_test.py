@@ -9,7 +9,8 @@ import pytest
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.early_exit import confidence, top_k
+from calm_jax.early_exit.engine import confidence
+from calm_jax.early_exit.measures import top_k
 
 
 @dataclasses.dataclass(frozen=True)

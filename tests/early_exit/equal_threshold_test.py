@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from testing import tiny_t5
 
-from calm_jax.early_exit import confidence
+from calm_jax.early_exit.measures import static
 
 
 def test_a_confidence_equal_to_the_threshold_leaves():
-  model, params = tiny_t5.tiny_model(confidence.StaticExit())
+  model, params = tiny_t5.tiny_model(static.StaticExit())
   # A static exit's confidence after layer i of 4 is i/4.
   thresholds = np.float32([0.25, 0.5, 0.75, 0.5000001])
   generate = jax.jit(functools.partial(model.generate, max_decode_length=2))

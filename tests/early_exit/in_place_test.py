@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from calm_jax import models
-from calm_jax.early_exit import (
+from calm_jax.decode import models
+from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
-  confidence,
+  softmax,
   top_k,
 )
 from calm_jax.t5 import network
@@ -84,7 +84,7 @@ def large_copies(text: str, least: int) -> list[str]:
   'measure, batch_size, rows_per_pack',
   [
     (top_k.TopKPropagation(k=8), 1, ()),
-    (confidence.SoftmaxTopTwoGap(), 6, (4, 2)),
+    (softmax.SoftmaxTopTwoGap(), 6, (4, 2)),
     (classifier_confidence.ClassifierConfidence(ATTENTION), 6, (2,)),
   ],
   ids=['one row', 'packs', 'packs with a cache of the measure'],

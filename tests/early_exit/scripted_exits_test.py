@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from testing import plain_python, tiny_t5
 
-from calm_jax.early_exit import confidence
+from calm_jax.early_exit.measures import static
 
 LENGTH = plain_python.LENGTH
 BATCH, LAYERS, FULL_MODEL = 5, 4, -1
@@ -36,7 +36,7 @@ class Script:
 @functools.cache
 def _model(rows_per_pack):
   model, params = tiny_t5.tiny_model(
-    confidence.StaticExit(),
+    static.StaticExit(),
     threshold_schedule=Script(),
     rows_per_pack=rows_per_pack,
   )

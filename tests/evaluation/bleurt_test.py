@@ -6,9 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from calm_jax import errors, text_metrics
+from calm_jax import errors
 from calm_jax.calibration import risks
 from calm_jax.evaluation import bleurt
+from calm_jax.metrics import text_metrics
 
 
 @pytest.fixture(autouse=True)

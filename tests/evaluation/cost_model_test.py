@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks import cost_table
 from calm_jax import errors
 from calm_jax.evaluation import (
   confidence_cost,
   cost_model,
   flops,
 )
-from calm_jax.study import cost_table
 
 SIZES = cost_table.SIZES
 FULL = confidence_cost.ChosenOnly()
@@ -127,7 +127,7 @@ def test_layers_run_for_the_rows_that_need_them(batch):
 
 def test_packs_are_those_of_the_decoder():
   """The decoder's own numbers, which a NumPy module cannot import."""
-  from calm_jax.early_exit import packing, token_run
+  from calm_jax.early_exit.engine import packing, token_run
 
   assert cost_model._ROWS_PER_PACK == packing.ROWS_PER_PACK
   assert cost_model._LARGEST_PACKED_SHARE == token_run._LARGEST_PACKED_SHARE

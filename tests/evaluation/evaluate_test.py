@@ -6,22 +6,17 @@ import statistics
 import numpy as np
 import pytest
 
-from calm_jax import (
-  calibration,
-  contracts,
-  dump_arrays,
-  errors,
-  evaluation,
-  models,
-  text_metrics,
-)
+from calm_jax import calibration, errors, evaluation
 from calm_jax.calibration import p_values
+from calm_jax.decode import models
 from calm_jax.dump import writer
 from calm_jax.evaluation import (
   confidence_cost,
   flops,
   network_sizes,
 )
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts, dump_arrays
 
 GRID, N, T, L = (1.0, 0.6, 0.3), 40, 6, 4
 WORDS = 'one two three four five six'.split()

@@ -8,22 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax import contracts, errors
-from calm_jax.early_exit import (
+from benchmarks import cost_table
+from calm_jax import errors
+from calm_jax.early_exit.engine import confidence
+from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
-  confidence,
   oracle,
+  saturation,
   screening,
   top_k,
 )
+from calm_jax.early_exit.measures import softmax as softmax_measure
 from calm_jax.evaluation import (
   confidence_cost,
   flops,
   measure_costs,
   network_sizes,
 )
-from calm_jax.study import cost_table
+from calm_jax.records import contracts
 from calm_jax.t5 import network
 
 L, V = 4, 100
@@ -311,9 +314,9 @@ def test_the_manifest_s_text_gives_the_cost():
       trained(classifiers.Attention(width=12, residual=False)),
       confidence_cost.AttentionClassifier(width=12, residual=False),
     ),
-    (confidence.SoftmaxTopTwoGap(), confidence_cost.WholeSoftmax()),
+    (softmax_measure.SoftmaxTopTwoGap(), confidence_cost.WholeSoftmax()),
     (
-      confidence.HiddenStateSaturation(rescale=True),
+      saturation.HiddenStateSaturation(rescale=True),
       confidence_cost.Saturation(),
     ),
     (

@@ -5,8 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from calm_jax import contracts, errors, evaluation
+from calm_jax import errors, evaluation
 from calm_jax.evaluation import speed, timing
+from calm_jax.records import contracts
 
 
 class FakeGenerator:

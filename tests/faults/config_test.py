@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from calm_jax import errors
-from calm_jax.cli import gin_setup
+from calm_jax.config import gin_setup
 
 TINY = '--gin_file=gin/experiments/tiny.gin'
 
@@ -89,11 +89,11 @@ def test_fault_07_a_confidence_that_is_none(train_fails):
   message = train_fails(f"--gin.{measure}='softmax'")
   assert "got 'softmax'" in message
   assert 'gin/early_exit/' in message and "T5X's CONF_METHOD" in message
-  message = train_fails(f'--gin.{measure}=@confidence.SoftmaxTopTwoGap')
+  message = train_fails(f'--gin.{measure}=@softmax_measure.SoftmaxTopTwoGap')
   assert 'call it: SoftmaxTopTwoGap()' in message
   softmax = '--gin_file=gin/early_exit/softmax.gin'
   message = train_fails(softmax, f'--gin.{measure}=@confidence.SoftmaxTopGap()')
-  assert 'Did you mean confidence.SoftmaxTopTwoGap?' in message
+  assert 'Did you mean softmax_measure.SoftmaxTopTwoGap?' in message
 
 
 def test_fault_07_a_consistency_that_is_none(run_calibrate):

@@ -8,10 +8,11 @@ import time
 import pytest
 from testing import dumps, hostile
 
-from calm_jax import csv_tables, errors, json_records
+from calm_jax import errors
 from calm_jax.cli import main
-from calm_jax.data import task_registry, tasks
+from calm_jax.data import tasks, text_tasks
 from calm_jax.display import visible_text
+from calm_jax.records import csv_tables, json_records
 from calm_jax.report import page_files
 
 CONTROL = [chr(x) for x in (*range(32), *range(0x7F, 0xA0), 0x202E, 0x2066)]
@@ -118,4 +119,4 @@ def test_fault_64_a_task_cannot_name_a_file_elsewhere(name):
     info = tasks.TaskInfo(name, '', ('chrf',), 'input_copied', str)
 
   with pytest.raises(errors.ConfigError, match='name of a task'):
-    task_registry.add(Task())
+    text_tasks.add(Task())

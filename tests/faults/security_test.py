@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from calm_jax.checkpoints import bundle, load
-from calm_jax.cli import gin_setup, saved_config
+from calm_jax.config import gin_setup, saved_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = sorted(

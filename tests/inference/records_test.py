@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from calm_jax import errors, generation
+from calm_jax import errors
 from calm_jax.data import corpus
+from calm_jax.decode import generation
 from calm_jax.inference import records
 
 EXAMPLE = corpus.Example('id', 'restore: a caf\u00e9', 'A caf\u00e9.')

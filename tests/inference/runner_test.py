@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from testing import tiny_text
 
-from calm_jax import generation
 from calm_jax.data import corpus
+from calm_jax.decode import generation
 from calm_jax.inference import results, runner
 
 THRESHOLD = 0.002

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from calm_jax import calibration, contracts
+from calm_jax import calibration
+from calm_jax.records import contracts
 from calm_jax.report import figures
 
 L = 8

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
-from calm_jax import contracts, errors, text_metrics
+from calm_jax import errors
 from calm_jax.data import calm_tasks
+from calm_jax.metrics import text_metrics
+from calm_jax.records import contracts
 from calm_jax.report import efficiency_table, pairs, paper_numbers
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 from matplotlib import image
 
-from calm_jax import csv_tables
 from calm_jax.display import colors
+from calm_jax.records import csv_tables
 from calm_jax.report import curves, figures, plots
 
 

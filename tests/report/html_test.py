@@ -11,7 +11,8 @@ import re
 import pytest
 from testing import hostile
 
-from calm_jax import contracts, errors
+from calm_jax import errors
+from calm_jax.records import contracts
 from calm_jax.report import html as report_html
 from calm_jax.report import pairs, write_report
 

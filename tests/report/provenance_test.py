@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from calm_jax import contracts
 from calm_jax.calibration import betting, multiple_testing
+from calm_jax.records import contracts
 from calm_jax.report import limits, pairs, provenance, wording
 
 

@@ -8,17 +8,17 @@ import pytest
 from matplotlib import image as mpl_image
 from testing import dumps
 
-from calm_jax.calibration import (
-  named_dumps,
-  trials,
-  validate_dumps,
-  validation_records,
-)
 from calm_jax.display import colors
 from calm_jax.report import (
   validation_figures,
   validation_panels,
   validation_table,
+)
+from calm_jax.validation import (
+  named_dumps,
+  trials,
+  validate_dumps,
+  validation_records,
 )
 
 PLAN = trials.Plan(tolerances=(0.05, 0.2, 0.3), num_trials=4, sizes=(25,))

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from testing import dumps, tiny_t5
 
+from benchmarks import cost_table
 from calm_jax import errors
-from calm_jax.early_exit import confidence
+from calm_jax.early_exit.measures import softmax
 from calm_jax.evaluation import trade_off
-from calm_jax.study import cost_table, plan, recall, run
+from calm_jax.study import plan, recall, run
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'measures.md'
 
 
 def test_ranks_equal_counting():
-  model, params = tiny_t5.tiny_model(confidence.SoftmaxTopTwoGap())
+  model, params = tiny_t5.tiny_model(softmax.SoftmaxTopTwoGap())
   sources = tiny_t5.sources(3)
   rng = np.random.default_rng(0)
   tokens = rng.integers(2, tiny_t5.VOCAB_SIZE, (3, 5)).astype(np.int32)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from testing import tiny_t5
 
-from calm_jax import models
-from calm_jax.early_exit import top_k
+from calm_jax.decode import models
+from calm_jax.early_exit.measures import top_k
 from calm_jax.t5 import compute_dtype, network
 
 SOURCES = tiny_t5.sources(3)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from testing import copying
 
-from calm_jax import errors, optimizers
+from calm_jax import errors
 from calm_jax.t5 import network, remat
-from calm_jax.training import state, step
+from calm_jax.training import optimizers, state, step
 
 BATCH = copying.CopyingBatches().batch_at(3)
 CONFIG = copying.copying_model(dropout_rate=0.3).module.config

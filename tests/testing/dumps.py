@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from calm_jax import contracts
+from calm_jax.records import contracts
 
 THRESHOLDS = (1.0, 0.5, 0.1)
 

@@ -17,10 +17,11 @@ import optax
 from jax.sharding import PartitionSpec
 from testing import copying
 
-from calm_jax import generation, models, optimizers, partitioning
-from calm_jax.early_exit import classifiers, confidence
+from calm_jax.decode import generation, models
+from calm_jax.early_exit.measures import classifiers, softmax
+from calm_jax.parallel import partitioning
 from calm_jax.t5 import network
-from calm_jax.training import classifier_step, loop, step, writers
+from calm_jax.training import classifier_step, loop, optimizers, step, writers
 
 CONFIG = network.T5Config(
   vocab_size=copying.VOCAB_SIZE,
@@ -143,7 +144,7 @@ def check_factored_accumulators(params):
 
 def check_decoding(params):
   model = models.EncoderDecoderModel(
-    MODULE, measure=confidence.SoftmaxTopTwoGap(), rows_per_pack=()
+    MODULE, measure=softmax.SoftmaxTopTwoGap(), rows_per_pack=()
   )
   # Sharper than three steps of training make it.
   params = jax.tree.map(lambda x: np.asarray(x) * 3.0, params)

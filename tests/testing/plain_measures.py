@@ -5,22 +5,25 @@ import types
 import numpy as np
 from testing import tiny_t5
 
-from calm_jax.early_exit import (
+from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
-  confidence,
+  patience,
+  saturation,
   screening,
+  static,
   top_k,
 )
+from calm_jax.early_exit.measures import softmax as softmax_measure
 
 MEASURES = (
-  confidence.SoftmaxTopTwoGap(),
-  confidence.SoftmaxMaximum(),
-  confidence.SoftmaxEntropy(),
-  confidence.HiddenStateSaturation(),
-  confidence.HiddenStateSaturation(rescale=True),
-  confidence.Patience(),
-  confidence.StaticExit(),
+  softmax_measure.SoftmaxTopTwoGap(),
+  softmax_measure.SoftmaxMaximum(),
+  softmax_measure.SoftmaxEntropy(),
+  saturation.HiddenStateSaturation(),
+  saturation.HiddenStateSaturation(rescale=True),
+  patience.Patience(),
+  static.StaticExit(),
   top_k.TopKPropagation(k=5),
   top_k.TopKPropagation(k=(9, 5, 2)),
   top_k.TopKPropagation(k=5, renormalize=True),

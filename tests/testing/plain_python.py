@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from testing import plain_measures
 
-from calm_jax import models
-from calm_jax.early_exit import propagation
+from calm_jax.decode import models
+from calm_jax.early_exit.engine import propagation
 from calm_jax.t5 import masks, network
 
 LENGTH = 12

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax import models
-from calm_jax.early_exit import classifiers
+from calm_jax.decode import models
+from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import network
 
 VOCAB_SIZE = 24

@@ -2,8 +2,8 @@
 
 import jax
 
-from calm_jax import generation, models
 from calm_jax.data import vocabulary
+from calm_jax.decode import generation, models
 from calm_jax.t5 import network
 
 

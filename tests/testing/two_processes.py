@@ -11,7 +11,8 @@ import sys
 import numpy as np
 from testing import copying, eight_devices
 
-from calm_jax import errors, multihost
+from calm_jax import errors
+from calm_jax.parallel import multihost
 from calm_jax.training import loop, writers
 
 

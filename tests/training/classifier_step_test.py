@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from testing import copying
 
-from calm_jax import errors, optimizers
+from calm_jax import errors
 from calm_jax.checkpoints import load, param_trees
-from calm_jax.early_exit import classifiers
+from calm_jax.early_exit.measures import classifiers
 from calm_jax.training import (
   classifier_metrics,
   classifier_step,
   loop,
+  optimizers,
   step,
   writers,
 )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from testing import copying
 
-from calm_jax import errors, models
-from calm_jax.cli import gin_setup
+from calm_jax import errors
+from calm_jax.config import gin_setup
+from calm_jax.decode import models
 from calm_jax.training import infer_eval
 
 seqio = pytest.importorskip('seqio')

@@ -11,9 +11,10 @@ import optax
 import pytest
 from flax.linen import partitioning as nn_partitioning
 
-from calm_jax import json_records, optimizers, partitioning
 from calm_jax.checkpoints import orbax_io
-from calm_jax.training import best, infer_eval, loop, state, writers
+from calm_jax.parallel import partitioning
+from calm_jax.records import json_records
+from calm_jax.training import best, infer_eval, loop, optimizers, state, writers
 
 PERIODS = loop.Periods(log=3, evaluate=2, checkpoint=4)
 # The best is at a step without a checkpoint of its own; two worse ones end it.

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from testing import copying
 
-from calm_jax import errors, optimizers
+from calm_jax import errors
 from calm_jax.training import (
   batch_reader,
   best,
   evaluations,
   logs,
   loop,
+  optimizers,
   step,
   writers,
 )

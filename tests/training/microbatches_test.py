@@ -7,8 +7,8 @@ import optax
 import pytest
 from testing import copying
 
-from calm_jax import errors, optimizers
-from calm_jax.training import microbatches, state, step
+from calm_jax import errors
+from calm_jax.training import microbatches, optimizers, state, step
 
 # Its update is the gradient.
 SGD = optimizers.Optimizer(optax.sgd(1.0), optax.constant_schedule(1.0))

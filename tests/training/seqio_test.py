@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.cli import gin_setup
+from calm_jax.config import gin_setup
 from calm_jax.data import seqio_tasks
 from calm_jax.training import loop, step, writers
 

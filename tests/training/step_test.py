@@ -8,8 +8,7 @@ import pytest
 import scipy.special
 from testing import copying
 
-from calm_jax import losses, optimizers
-from calm_jax.training import state, step
+from calm_jax.training import losses, optimizers, state, step
 
 
 def setup(dropout_rate=0.0, seed=0):

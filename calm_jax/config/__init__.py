@@ -1,0 +1,1 @@
+"""Gin: set-up, checks, and errors that name the fix."""

@@ -1,0 +1,1 @@
+"""Decoding: token loops, beams, continuous batches, token rows and text."""

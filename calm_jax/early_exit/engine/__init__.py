@@ -1,0 +1,1 @@
+"""The engine: one token through the layers, each row leaving when confident."""

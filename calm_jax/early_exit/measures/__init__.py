@@ -1,0 +1,1 @@
+"""Confidence measures: how sure a decoder layer is of the next token."""

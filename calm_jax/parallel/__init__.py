@@ -1,0 +1,1 @@
+"""Parameters and rows on many devices; processes that work as one."""

@@ -1,0 +1,1 @@
+"""Records that cross stages and disk. NumPy only."""

@@ -1,0 +1,1 @@
+"""Adapters that let T5X drive a model of this package."""

@@ -1,0 +1,1 @@
+"""How often rules for choosing a threshold fail, on simulated trials."""
