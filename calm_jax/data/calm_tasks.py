@@ -81,7 +81,7 @@ class CalmTask:
     self._source().check_is_prepared()
 
   def add_to_seqio(self) -> None:
-    """Registers the task with seqio under T5's name, or anew.
+    """Registers the task with seqio under T5's name; replaces one of it.
 
     A task of this name that another package has registered stays, unless a
     vocabulary was given for ours.

@@ -62,7 +62,7 @@ def normalization_rules(words: Sequence[str]) -> dict[str, str]:
     rules[word] = f'{CAPITALS} {word.lower()}'
   for word in words:
     for start in words:
-      # `IDe` shall not look like `IDE` where both `ID` and `IDE` are listed.
+      # `IDe` must not look like `IDE` where both `ID` and `IDE` are listed.
       if word != start and word.startswith(start):
         mixed = start + word[len(start) :].lower()
         rules[mixed] = _marked_letters(mixed)

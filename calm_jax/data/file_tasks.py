@@ -106,7 +106,7 @@ class FileTask:
     return examples
 
   def add_to_seqio(self) -> None:
-    """Registers the task with seqio under its name, or anew."""
+    """Registers the task with seqio; replaces one of its name."""
     from calm_jax.data import seqio_tasks
 
     seqio_tasks.register_examples(

@@ -1,7 +1,7 @@
-"""Which Python files the corpus reads: the standard library and dependencies.
+"""Python files of the corpus: the standard library and calm_jax's dependencies.
 
 Only what calm_jax itself needs counts, not every package that happens to lie
-in the environment: installing a linter shall not change the training data.
+in the environment: installing a linter must not change the training data.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Whether a text quotes a known sentence: `corpus` keeps splits apart with it.
+"""Finds texts that quote a known sentence, so that splits stay apart.
 
 A target has its split from its own words. A docstring that is the input of
 another example can quote that target, so training could read what a test asks.

@@ -66,14 +66,14 @@ class PretrainingTask:
     return tasks.TaskInfo(self.name, '', (), 'input_copied', str)
 
   def load(self, split: str) -> list[corpus.Example]:
-    """Raises ConfigError: its inputs are drawn anew whenever it is read."""
+    """Raises ConfigError: its inputs are drawn again whenever it is read."""
     raise errors.ConfigError(
       f'{self.name} is a task to train on; it has no fixed {split} examples to'
       ' decode. Name another task.'
     )
 
   def add_to_seqio(self) -> None:
-    """Registers the task with seqio under its name, or anew.
+    """Registers the task with seqio; replaces one of its name.
 
     Raises:
       ConfigError: no vocabulary was given.

@@ -1,4 +1,4 @@
-"""What counts as clean prose: one docstring -> sentences, or a summary pair.
+"""Clean prose of one docstring: its sentences, or a summary pair.
 
 Pure string functions between `docstrings` (which reads files) and `corpus`
 (which splits and stores). Fewer clean examples beat many dirty ones: anything

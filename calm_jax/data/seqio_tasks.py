@@ -75,7 +75,7 @@ def register_examples(
   split_names: Sequence[str],
   vocabulary_path: str | os.PathLike | None = None,
 ) -> None:
-  """Registers examples that fit in memory as a task of seqio's, or anew.
+  """Registers examples that fit in memory with seqio; replaces the task.
 
   Args:
     task: its name and metrics.
@@ -242,7 +242,7 @@ def check_features(name: str, features: Iterable[str]) -> None:
 
 
 def add_to_seqio(name: str) -> None:
-  """Makes a task of ours known to seqio, anew; leaves those that are not."""
+  """Registers a task of ours with seqio again; leaves those that are not."""
   if (task := task_registry.find(name)) is not None:
     task.add_to_seqio()
   elif not _is_registered(name):

@@ -52,7 +52,7 @@ def span_corruption(
 ) -> tf.data.Dataset:
   """Texts of tokens (`targets`) -> inputs and targets, without EOS.
 
-  Texts are joined and cut anew, so every row but the last of a group is full.
+  Texts are joined and cut again, so every row but the last of a group is full.
   The spans are drawn from the seeds that seqio gives.
 
   Args:

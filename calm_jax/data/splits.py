@@ -1,4 +1,4 @@
-"""Which split an example belongs to: a stable hash of its normalized target.
+"""The split of an example, by a stable hash of its normalized target.
 
 The split depends on nothing but the target's words, so the same target is never
 in two splits, whatever the machine, the package versions or the task. `corpus`

@@ -1,4 +1,4 @@
-"""What a user hands in, texts and prompts, as checked token rows.
+"""Texts and prompts from users as checked token rows.
 
 Examples of tasks become rows in `arrays`, which trusts them.
 """

@@ -25,7 +25,7 @@ class TextTask(Protocol):
     """Examples of a split, as `distinct` orders them."""
 
   def add_to_seqio(self) -> None:
-    """Registers the task with seqio under its name, or anew."""
+    """Registers the task with seqio; replaces one of its name."""
 
 
 _added: dict[str, TextTask] = {}

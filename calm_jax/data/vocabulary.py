@@ -52,7 +52,7 @@ _SPECIAL_PIECES = ('<pad>', '</s>', '<unk>')
 _NUM_WORDS_IN_CAPITALS = 1000
 
 # About what is left of an input after its truncation to 64 tokens: the code at
-# the end of long docstrings shall not spend pieces that no model ever sees.
+# the end of long docstrings must not spend pieces that no model ever sees.
 _MAX_CHARACTERS = 200
 
 

@@ -1,5 +1,5 @@
-"""How text with a number of layers per piece looks: terminal, HTML, colours.
+"""Shows text with a number of layers per piece: terminal, HTML, colours.
 
-Above the report, the command line and Python's own display of generated text,
-which all show the same thing alike. NumPy-free strings in, strings out.
+Shared by the report, the command line and Python's display of generated text,
+which look alike. NumPy-free strings in, strings out.
 """

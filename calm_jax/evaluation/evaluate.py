@@ -1,4 +1,4 @@
-"""What a calibrated threshold is worth on the test split.
+"""Evaluates a calibrated threshold on the test split.
 
     test Manifest and Dump, CalibrationResult, Timings -> EvaluationResult
 

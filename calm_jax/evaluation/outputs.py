@@ -1,4 +1,4 @@
-"""What outputs are like, beside the task's metric: exact, and ended.
+"""Properties of outputs besides the task's metric: exact matches, and ends.
 
 Part of `evaluate`. A small model may run into a loop and repeat itself until
 its output is cut off; such texts dominate means, so their share is told, and

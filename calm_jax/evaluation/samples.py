@@ -1,4 +1,4 @@
-"""Which outputs a report shows: chosen by effort, never by quality.
+"""Sample outputs of a report, chosen by effort, never by quality.
 
 Part of `evaluate`. Deterministic, so that the same dump gives the same page.
 """

@@ -1,4 +1,4 @@
-"""What each threshold of a dump gives and costs, as tidy rows. NumPy only.
+"""Quality and layers of each threshold of a dump, as tidy rows. NumPy only.
 
 Manifest, Dump --> rows of quality and layers, by position, by exit
 """

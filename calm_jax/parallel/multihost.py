@@ -186,7 +186,7 @@ class StopAgreement:
   """Lets all processes stop after the same step, whichever is asked to.
 
   Every process votes at every step, and reads the votes of the step before,
-  which have arrived by then: nobody waits.
+  which have arrived by then: none waits.
   """
 
   def __init__(self):

@@ -4,7 +4,7 @@
 
 The rows of a batch are divided over 'data'; what the rules send to 'model' is
 divided over `num_partitions` devices. XLA adds the communication. With one
-device nothing is placed, wrapped or compiled anew.
+device nothing is placed, wrapped or compiled again.
 
 The layout follows the partitioner of T5X (Roberts et al. 2022, Sec. 2.1).
 """

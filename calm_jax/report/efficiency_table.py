@@ -2,7 +2,7 @@
 
     pairs -> rows of objective, tolerance, measure, layers, FLOPs, speedup
 
-The paper's numbers stand beside a row only where it answers the same question;
+The paper's numbers stand next to a row only where it answers the same question;
 `paper_numbers.find` decides.
 """
 

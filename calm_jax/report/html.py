@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and its figures beside it.
+"""The report: one self-contained page, and its figures next to it.
 
     CalibrationResult, EvaluationResult -> page -> index.html, PNG, CSV
 

@@ -1,4 +1,4 @@
-"""What a guarantee does not say: sentences for the page.
+"""The limits of a guarantee, in sentences for the page.
 
 CalibrationResult, EvaluationResult -> sentences
 """

@@ -18,7 +18,7 @@ _STAGING = '.report'
 
 
 def write_all(directory: pathlib.Path, files: dict[str, bytes]) -> None:
-  """Writes all files beside their places, then renames them in this order.
+  """Writes all files under temporary names, then renames them in this order.
 
   Raises:
     ResourceError: the directory cannot be written, or another process is

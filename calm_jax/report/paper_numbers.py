@@ -2,7 +2,7 @@
 
 Schuster et al. 2022, Confident Adaptive Language Modeling, arXiv 2207.07061,
 Table 2: mean over 50 random splits, failure probability 0.05, batch size 1 on
-one TPU. A row may stand beside ours only where the question is the same: task,
+one TPU. A row may stand next to ours only where the question is the same: task,
 metric, objective, tolerance, confidence, measure and number of layers.
 """
 

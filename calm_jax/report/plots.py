@@ -1,6 +1,6 @@
-"""What is drawn in each figure; `figures` gives it style and a file.
+"""Draws the content of each figure; `figures` gives it style and a file.
 
-Each function draws into an empty matplotlib figure. Labels stand beside what
+Each function draws into an empty matplotlib figure. Labels stand next to what
 they name, so there are no legends.
 """
 

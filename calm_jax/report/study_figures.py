@@ -155,7 +155,7 @@ def _look(number: int) -> dict:
 
 
 def _focus(panels, curves) -> None:
-  """Cuts off what is far below the full model: nobody would run it."""
+  """Cuts off what is far below the full model and of no practical use."""
   full = max(row.mean_metric for rows in curves.values() for row in rows)
   panels[0].set_ylim(max(0.0, full - 0.3), full + 0.02)
 

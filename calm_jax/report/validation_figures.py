@@ -3,7 +3,7 @@
     ValidationResult -> validation_panels -> Picture (PNG and words)
 
 Per objective: violations and layers against the tolerance and against the
-calibration size, the loss under a shift, and the replay beside the texts that
+calibration size, the loss under a shift, and the replay next to the texts that
 were generated. One column per dump.
 """
 
@@ -236,7 +236,7 @@ def _replayed(result: _Result, objective: str) -> figures.Picture | None:
 
 
 def _gaps(result: _Result, objective: str):
-  """Gaps of the objective's losses; where nobody could read texts, of tokens.
+  """Gaps of the objective's losses; where texts could not be read, of tokens.
 
   The tokens' are about the loss against the full output, hence shown once.
   """

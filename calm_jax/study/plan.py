@@ -1,4 +1,4 @@
-"""What a study compares: measures and their thresholds, chosen by gin."""
+"""The plan of a study: measures and their thresholds, chosen by gin."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which activations of a layer are kept for the backward pass.
+"""Rematerialization: the activations that a layer keeps for the backward pass.
 
     none     all of them
     minimal  results of matrix products without batch axes, as of projections

@@ -1,4 +1,4 @@
-"""Which rows of a batch a computation is about.
+"""A selection of a batch's rows that a computation works on.
 
 Rows of a batch leave the decoder one by one, while caches hold all of them. A
 layer that some rows still need reads and writes their part of the caches where
@@ -22,7 +22,7 @@ class Rows:
   Attributes:
     ids: [rows] int32, their indices in the batch.
     count: how many of them are meant. The others fill up a fixed size; what is
-      computed for them is of no use, and never put into the batch.
+      computed for them is never put into the batch.
     is_whole: whether they are the batch itself, as a program knows beforehand.
   """
 

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is the best so far, and when to stop early.
+"""The best checkpoint of a run so far, and early stopping.
 
     evaluation --values by name--> History --> MODEL_DIR/best_checkpoint.json
                                            --> checkpoint_N/PINNED

@@ -1,4 +1,4 @@
-"""How well a classifier tells agreement from disagreement. NumPy and SciPy."""
+"""Metrics of exit classifiers: AUROC, F1, calibration. NumPy and SciPy."""
 
 import numpy as np
 from scipy import stats

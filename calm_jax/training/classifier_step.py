@@ -42,7 +42,7 @@ class ClassifierObjective:
     classifiers: from `early_exit.classifiers`, with different names.
     balanced: agreement and disagreement weigh the same at each layer.
     geometric: the geometric-like loss instead of independent decisions.
-    skip_prob: share of positions, drawn anew in each step, that leave at a
+    skip_prob: share of positions, drawn in each step, that leave at a
       random layer: above it the classifiers see the state in which they left,
       as when decoding, and are not judged there. 0 is CALM's training.
 

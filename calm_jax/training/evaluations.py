@@ -1,4 +1,4 @@
-"""What happens at an evaluation: scores, outputs, and the choice of the best.
+"""An evaluation during training: scores, outputs, the choice of the best.
 
     params --> teacher-forced scores --> training_eval/
            --> decoded outputs       --> inference_eval/

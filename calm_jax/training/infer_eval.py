@@ -192,7 +192,7 @@ def exit_metrics(
 
 
 def _evaluator(name: str, **options):
-  """seqio's, with `exit_metrics` beside each task's own metrics."""
+  """seqio's, with `exit_metrics` added to each task's own metrics."""
   import seqio
 
   class Evaluator(seqio.Evaluator):

@@ -1,4 +1,4 @@
-"""What a training run writes and prints, and its sums since the last line.
+"""Metrics that a training run writes and prints, and the sums behind them.
 
 training.loop --sums, scores--> RunLogs --> train/, training_eval/, terminal
 """
@@ -63,7 +63,7 @@ class RunLogs:
     self.progress.advance()
 
   def keep_unlogged(self, step_number: int):
-    """Writes the sums beside a checkpoint that is about to be saved."""
+    """Writes the sums next to a checkpoint that is about to be saved."""
     self._unlogged.keep(
       unlogged_steps.Window.of(
         step_number, self._seconds(), self._pauses, self._total

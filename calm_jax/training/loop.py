@@ -117,7 +117,7 @@ def train(
       accumulators are fresh.
     partitioner: divides state and batches among devices; None trains on one.
     infer_evaluation: what is decoded at every evaluation.
-    best_checkpoint: which checkpoint is kept beside the newest ones, and when
+    best_checkpoint: which checkpoint is kept besides the newest ones, and when
       to stop early.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What the loop needs of an objective, and the types that pass between them.
+"""The interface of a training objective, and the types that it exchanges.
 
     training.loop --state, batch--> TrainStep --state, sums--> training.logs
 
@@ -59,7 +59,7 @@ class Objective(Protocol):
     """T5X's names for the means over the steps that `total` adds up."""
 
   def training_line(self, values: dict[str, float]) -> str:
-    """What a line of the log says beside the loss."""
+    """What a line of the log says besides the loss."""
 
   def evaluation_lines(self, values: dict[str, float]) -> list[str]:
     """What an evaluation prints; at least one line."""

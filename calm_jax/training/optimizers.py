@@ -96,7 +96,7 @@ def adafactor(
     raise errors.ConfigError(
       'step_offset must be at most 0, because steps and accumulators start at 0'
       f' here, got {step_offset}. T5X needs the step of the checkpoint as its'
-      ' step_offset to start anew; here that is 0.'
+      ' step_offset to start from zero; here that is 0.'
     )
   schedule = _as_schedule(learning_rate)
   transformation = optax.adafactor(

@@ -37,13 +37,13 @@ class LayerWeightedObjective:
   Attributes:
     layer_weights: weight of every layer's loss.
     num_sampled_layers: None for all layers, exactly the paper's loss; k for the
-      last layer and k inner ones drawn anew in each step, an unbiased estimate
+      last layer and k inner ones drawn in each step, an unbiased estimate
       that costs less where the vocabulary dominates.
     z_loss: coefficient of log(Z)^2.
     label_smoothing: probability spread over the wrong tokens.
     num_microbatches: parts that a batch is computed in, one after the other;
-      the step is the same but for dropout, which draws anew in each part. None
-      is 1, as in T5X.
+      the step is the same but for dropout, which each part draws for itself.
+      None is 1, as in T5X.
 
   Raises:
     ConfigError: num_microbatches is no positive integer.
@@ -104,7 +104,7 @@ class LayerWeightedObjective:
     return metrics.training_metrics(total, seconds)
 
   def training_line(self, values: dict[str, float]) -> str:
-    """What a line of the log says beside the loss."""
+    """What a line of the log says besides the loss."""
     return (
       f'last layer {values["loss_per_nonpadding_target_token"]:.4f}'
       f'  accuracy {values["accuracy"]:.4f}'

@@ -104,7 +104,7 @@ class Progress:
     self._bar.update(1)
 
   def show(self, **values: float):
-    """Shows the latest numbers beside the bar."""
+    """Shows the latest numbers next to the bar."""
     self._bar.set_postfix(
       {name: f'{value:.3g}' for name, value in values.items()}, refresh=False
     )
