@@ -43,7 +43,7 @@ NOT_RUN = {
     'a fragment: the module and the batch are not ours; run with tiny ones in'
     ' tests/decode/models_test.py'
   ),
-  ('docs/decoding.md', 'import calm_jax\nfrom calm_jax.early_exit import'): (
+  ('docs/decoding.md', 'import calm_jax\nfrom calm_jax.early_exit.engine'): (
     'compiles another program; tests/decode/generation_test.py draws, and'
     ' tests/decode/continuous_batching_test.py has slots'
   ),
