@@ -19,6 +19,7 @@ _CORE = [
   'jaxtyping>=0.2.30',
   'jinja2>=3.1',
   'matplotlib>=3.8',
+  'ml_dtypes>=0.4',
   'msgpack>=1.0',
   'numpy>=1.26',
   'optax>=0.2.3',

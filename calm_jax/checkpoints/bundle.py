@@ -18,11 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from calm_jax import errors
-from calm_jax.checkpoints import param_trees
+from calm_jax.checkpoints import param_trees, safetensors_files
 from calm_jax.records import json_records
 from calm_jax.t5 import network
 
@@ -219,13 +218,7 @@ def load_bundle(directory: str | os.PathLike | None = None) -> Bundle:
 
 
 def _read_arrays(path: pathlib.Path, sha256: str) -> dict[str, np.ndarray]:
-  content = _read_bytes(path, sha256)
-  try:
-    return safetensors.numpy.load(content)
-  except (safetensors.SafetensorError, ValueError) as error:
-    raise errors.DataError(
-      f'{path} is not a safetensors file: {error}.'
-    ) from error
+  return safetensors_files.parse(_read_bytes(path, sha256), path)
 
 
 def is_bundle(directory: pathlib.Path) -> bool:

@@ -11,9 +11,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from calm_jax import errors
 from calm_jax.checkpoints import sha256sums
@@ -21,15 +21,26 @@ from calm_jax.records import json_records
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
-_FLOATING = ('float16', 'bfloat16', 'float32', 'float64')
+# The format's floating point types that are numbers by themselves; those of six
+# bits and fewer, and F8_E8M0, mean something with scales beside them only.
+_DTYPES = {
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': ml_dtypes.bfloat16,
+  'F8_E4M3': ml_dtypes.float8_e4m3fn,
+  'F8_E5M2': ml_dtypes.float8_e5m2,
+  'F8_E4M3FNUZ': ml_dtypes.float8_e4m3fnuz,
+  'F8_E5M2FNUZ': ml_dtypes.float8_e5m2fnuz,
+}
 
 
 def read_directory(directory: pathlib.Path) -> dict[str, np.ndarray]:
   """All tensors by name.
 
   Raises:
-    DataError: there are none, a shard is missing, or one is damaged, holds
-      other tensors than the index says, or integers.
+    DataError: there are none, a shard is missing or holds other tensors than
+      the index says; as `parse`.
   """
   if (directory / SINGLE).is_file():
     return read_file(directory / SINGLE)
@@ -42,30 +53,53 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
   """The tensors of one file.
 
   Raises:
-    DataError: it is missing or damaged, or a tensor is of integers.
+    DataError: as `parse`, or the file is missing.
   """
   sha256sums.check(path.parent, [path.name])
   try:
-    tensors = safetensors.numpy.load_file(path)
-  except (
-    safetensors.SafetensorError,
-    OSError,
-    ValueError,
-    KeyError,  # a type that NumPy does not have
-    OverflowError,
-  ) as error:
-    size = path.stat().st_size if path.is_file() else 0
+    content = path.read_bytes()
+  except OSError as error:
     raise errors.DataError(
-      f'{path} is damaged or truncated ({size} bytes: {error}).'
+      f'{path} cannot be read: {error.strerror or error}.'
     ) from error
-  for name, tensor in tensors.items():
-    if tensor.dtype.name not in _FLOATING:
-      raise errors.DataError(
-        f'{path}: the tensor {name} must be of {", ".join(_FLOATING)}, got'
-        f' {tensor.dtype.name}; quantized weights are not read, give the'
-        ' original ones.'
-      )
-  return tensors
+  return parse(content, path)
+
+
+def parse(content: bytes, path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The tensors of a file's content.
+
+  safetensors' own arrays are left aside: which types they can have depends on
+  its version and NumPy's.
+
+  Args:
+    content: of the file.
+    path: its name, for messages.
+
+  Raises:
+    DataError: it is damaged, or a tensor has no floating point numbers.
+  """
+  try:
+    found = safetensors.deserialize(content)
+  except (safetensors.SafetensorError, ValueError, OverflowError) as error:
+    raise errors.DataError(
+      f'{path} is damaged or truncated ({len(content)} bytes: {error}), or has'
+      f' a number type that safetensors {safetensors.__version__} does not know'
+      ' yet (pip install -U safetensors).'
+    ) from error
+  return {name: _array(name, stored, path) for name, stored in found}
+
+
+def _array(
+  name: str, stored: Mapping[str, Any], path: pathlib.Path
+) -> np.ndarray:
+  if stored['dtype'] not in _DTYPES:
+    raise errors.DataError(
+      f'{path}: the tensor {name} must be of {", ".join(_DTYPES)}, got'
+      f' {stored["dtype"]}; quantized weights are not read, give the original'
+      ' ones.'
+    )
+  array = np.frombuffer(stored['data'], _DTYPES[stored['dtype']])
+  return array.reshape(stored['shape'])
 
 
 def _read_shards(directory: pathlib.Path) -> dict[str, np.ndarray]:

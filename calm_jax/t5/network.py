@@ -14,9 +14,11 @@ from collections.abc import Sequence
 import gin
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
+from calm_jax import errors
 from calm_jax.t5 import attention, layers, masks, remat
 from calm_jax.t5 import rows as rows_lib
 
@@ -40,6 +42,9 @@ class T5Config:
     logits_via_embedding: whether the token embedding is the output embedding
       too (its logits are then scaled by 1/sqrt(emb_dim)).
     float32_attention_logits: compute attention logits in float32.
+
+  Raises:
+    ConfigError: when made, if dtype is neither float32 nor bfloat16.
   """
 
   vocab_size: int
@@ -54,6 +59,22 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
+
+  def __post_init__(self):
+    if self.dtype not in _DTYPES:
+      raise errors.ConfigError(
+        "A network's dtype must be 'float32' or 'bfloat16', got"
+        f" {self.dtype!r}. T5's masks and feed-forward states go beyond the"
+        ' range of float16 and end in NaN.'
+      )
+
+
+# As words, NumPy's and JAX's types.
+_DTYPES = (
+  *('float32', 'bfloat16'),
+  *(jnp.dtype('float32'), jnp.dtype('bfloat16')),
+  *(jnp.float32, jnp.bfloat16, np.float32),
+)
 
 
 def _attention(config: T5Config) -> attention.MultiHeadDotProductAttention:

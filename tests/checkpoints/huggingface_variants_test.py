@@ -231,7 +231,7 @@ def test_other_files_of_weights(untied, name, message):
 def test_quantized_weights_are_refused(untied):
   name = 'encoder.block.0.layer.1.DenseReluDense.wo.weight'
   change_tensors(untied, lambda x: x.update({name: x[name].astype(np.int8)}))
-  with pytest.raises(errors.DataError, match=f'{name} must be of .*got int8'):
+  with pytest.raises(errors.DataError, match=f'{name} must be of .*got I8'):
     from_huggingface.load(untied)
 
 

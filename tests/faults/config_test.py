@@ -28,6 +28,12 @@ def test_fault_01_a_mistyped_macro(train_fails):
   assert 'BACTH_SIZE is never used; did you mean BATCH_SIZE?' in message
 
 
+@pytest.mark.parametrize('dtype', ['float16', 'float99'])
+def test_a_type_that_a_network_cannot_compute_in(train_fails, dtype):
+  message = train_fails(f"--gin.DTYPE='{dtype}'")
+  assert f"dtype must be 'float32' or 'bfloat16', got '{dtype}'" in message
+
+
 def test_fault_02_an_unquoted_string(fails):
   message = fails(2, 'train', TINY, '--gin.MODEL_DIR=/tmp/x')
   assert """write --gin.MODEL_DIR='"/tmp/x"'.""" in message

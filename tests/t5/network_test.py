@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from calm_jax import errors
 from calm_jax.t5 import masks
 from calm_jax.t5 import network as t5_network
 
@@ -268,3 +269,21 @@ def test_one_position_at_a_time_equals_the_whole_sequence(version):
       inputs[:, t], t, keys, values, crosses, SOURCES[:, None] > 0
     )
     np.testing.assert_allclose(states, whole[:, :, t], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'dtype',
+  ['float32', 'bfloat16', jnp.bfloat16, np.float32, jnp.dtype('bfloat16')],
+)
+def test_types_of_activations(dtype):
+  config = t5_network.T5Config(vocab_size=8, dtype=dtype)
+  assert jnp.dtype(config.dtype).name in ('float32', 'bfloat16')
+
+
+@pytest.mark.parametrize(
+  'dtype',
+  ['float16', np.float16, jnp.float16, 'float64', 'fp32', 'bf16', 'int8', None],
+)
+def test_other_types_are_refused_before_anything_compiles(dtype):
+  with pytest.raises(errors.ConfigError, match="'float32' or 'bfloat16', got"):
+    t5_network.T5Config(vocab_size=8, dtype=dtype)
