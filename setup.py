@@ -11,6 +11,7 @@ _CORE = [
   'absl-py>=2.0',
   'clu>=0.0.12',
   'etils[epath]>=1.7',
+  'filelock>=3.30',
   'flax>=0.10',
   'gin-config>=0.5.0',
   # tensorflow-datasets imports it on every Python but declares it for old ones.

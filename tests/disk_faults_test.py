@@ -23,7 +23,7 @@ from calm_jax import errors
 from calm_jax.checkpoints import orbax_io
 from calm_jax.dump import partial
 from calm_jax.inference import results
-from calm_jax.records import json_records, unfinished
+from calm_jax.records import folder_lock, json_records
 from calm_jax.report import page_files
 
 _NOBODY = 65534
@@ -60,7 +60,7 @@ def write_inference(folder, version):
     batch_size=1,
     examples_digest=f'{version}',
   )
-  with results.Results(folder, job, overwrite=True) as begun:
+  with results.Results(folder, job) as begun:
     begun.put(0, b'%d' % version * 1000, results.Counts(1, 1, 1))
     begun.complete(1)
 
@@ -94,7 +94,7 @@ def content_of(folder):
   return {
     str(path.relative_to(folder)): path.read_bytes()
     for path in pathlib.Path(folder).rglob('*')
-    if path.is_file() and path.name != unfinished.LOCK
+    if path.is_file() and path.name != folder_lock.LOCK
   }
 
 
@@ -196,17 +196,17 @@ def test_fault_52_a_file_in_the_place_of_a_folder(write, tmp_path):
 
 
 def test_fault_56_the_owner_of_a_folder_and_for_how_long(tmp_path):
-  lock = unfinished.lock(tmp_path, 'dump')
-  path = tmp_path / unfinished.LOCK
+  lock = folder_lock.lock(tmp_path, 'dump')
+  path = tmp_path / folder_lock.LOCK
   begun = path.stat().st_mtime - 300
   os.utime(path, (begun, begun))
   owner = f'(process {os.getpid()} on {socket.gethostname()}, for 5.'
   for _ in range(2):  # Who was refused does not become the owner.
     with pytest.raises(errors.ResourceError, match=re.escape(owner)):
-      unfinished.lock(tmp_path, 'dump')
+      folder_lock.lock(tmp_path, 'dump')
   lock.close()
   assert path.read_bytes() == b''
-  unfinished.lock(tmp_path, 'dump').close()
+  folder_lock.lock(tmp_path, 'dump').close()
 
 
 @pytest.mark.parametrize('change', [os.rename, None])
@@ -226,11 +226,11 @@ def test_fault_56_a_folder_that_goes_while_it_is_locked(
     flock(file, how)
 
   monkeypatch.setattr(fcntl, 'flock', late)
-  lock = unfinished.lock(folder, 'dump')
+  lock = folder_lock.lock(folder, 'dump')
   monkeypatch.undo()
   assert len(locked) == 2
   with pytest.raises(errors.ResourceError, match='Another process'):
-    unfinished.lock(folder, 'dump')
+    folder_lock.lock(folder, 'dump')
   lock.close()
 
 
@@ -246,7 +246,7 @@ def test_fault_56_two_runs_in_one_folder(write, held, tmp_path):
   write(tmp_path, 1)
   before = content_of(tmp_path)
   (tmp_path / held).mkdir()
-  lock = unfinished.lock(tmp_path / held, 'folder')
+  lock = folder_lock.lock(tmp_path / held, 'folder')
   with pytest.raises(errors.ResourceError, match='Another process'):
     write(tmp_path, 2)
   assert content_of(tmp_path) == before

@@ -18,7 +18,6 @@ from testing import dumps, tiny_text
 import calm_jax
 from calm_jax.cli import flags, main
 from calm_jax.config import gin_setup
-from calm_jax.dump import writer
 from calm_jax.study import run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -116,7 +115,7 @@ def readers_folder(tmp_path_factory):
   (folder / 'benchmarks').symlink_to(ROOT / 'benchmarks')
   for name in ('calibration_dump', 'softmax', 'dump/test'):
     manifest, data = dumps.make_dump(40)
-    writer.write_dump(folder / 'runs' / name, manifest, [data])
+    dumps.write_dump(folder / 'runs' / name, manifest, [data])
   assert not main.main([
     'calibrate', f'--dump_dir={folder}/runs/calibration_dump',
     f'--output={folder}/runs/calibration.json',

@@ -20,7 +20,7 @@ from calm_jax import calibration, errors
 from calm_jax.checkpoints import bundle
 from calm_jax.config import gin_setup, saved_config
 from calm_jax.data import file_tasks, vocabulary
-from calm_jax.dump import partial, reader, shards, writer
+from calm_jax.dump import partial, reader, shards
 from calm_jax.inference import results, sources
 from calm_jax.records import contracts, json_records
 from calm_jax.training import best, evaluations, unlogged_steps, writers
@@ -136,11 +136,8 @@ def complete_marker(tmp_path):
     begun.put(0, b'{}\n', results.Counts(1, 2, 3))
     begun.complete(1)
 
-  def read():
-    with results.Results(tmp_path, job) as there:
-      return there.counts
-
-  return Target(tmp_path / f'{job.file_name}.COMPLETED', read)
+  path = tmp_path / f'{job.file_name}.COMPLETED'
+  return Target(path, lambda: results.completed(tmp_path, job))
 
 
 def model_config(tmp_path):
@@ -262,7 +259,7 @@ TARGETS = (
 
 def write_dump(tmp_path):
   manifest, data = dumps.make_dump(12)
-  writer.write_dump(tmp_path / 'dump', manifest, [data])
+  dumps.write_dump(tmp_path / 'dump', manifest, [data])
 
 
 def arrays_of(dump):

@@ -20,7 +20,7 @@ from calm_jax.calibration import (
 )
 from calm_jax.data import vocabulary
 from calm_jax.display import visible_text
-from calm_jax.dump import reader, writer
+from calm_jax.dump import reader
 from calm_jax.metrics import text_metrics
 from calm_jax.report import html as report_html
 
@@ -138,7 +138,7 @@ def test_shards_may_hold_the_examples_in_any_order(order, cuts, tmp_path):
     dumps.rows(mixed, slice(*edge))
     for edge in zip(edges[:-1], edges[1:], strict=True)
   ]
-  writer.write_dump(tmp_path / 'dump', manifest, parts, overwrite=True)
+  dumps.write_dump(tmp_path / 'dump', manifest, parts, overwrite=True)
   found = reader.read_dump(tmp_path / 'dump')
   assert len(found[0].shards) == len(parts)
   again = calibration.calibrate_dump(found, 'risk', 0.4, 0.05)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from calm_jax import errors
 from calm_jax.cli import flags
 from calm_jax.config import saved_config
-from calm_jax.records import unfinished
+from calm_jax.records import folder_lock, json_records
 
 DESCRIPTION = """Train a model.
 
@@ -120,15 +120,14 @@ def _alone_in(model_dir: pathlib.Path) -> Iterator[None]:
   Raises:
     ResourceError: another process trains there, or nobody may write there.
   """
-  with unfinished.explained(model_dir / saved_config.FILE_NAME):
-    lock = unfinished.lock(model_dir, 'run')
+  with json_records.explained(model_dir / saved_config.FILE_NAME):
+    lock = folder_lock.lock(model_dir, 'run')
   try:
     yield
   finally:
-    if lock is not None:
-      lock.close()
-    if [x.name for x in model_dir.iterdir()] == [unfinished.LOCK]:
-      (model_dir / unfinished.LOCK).unlink()
+    lock.close()
+    if [x.name for x in model_dir.iterdir()] == [folder_lock.LOCK]:
+      (model_dir / folder_lock.LOCK).unlink()
       with contextlib.suppress(OSError):
         model_dir.rmdir()
 

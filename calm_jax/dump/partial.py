@@ -11,17 +11,14 @@ only.
 
 import dataclasses
 import hashlib
-import logging
 import os
 import pathlib
 import shutil
-from typing import Any, Self
+from typing import Any
 
 from calm_jax import errors
 from calm_jax.dump import reader, shards
-from calm_jax.records import contracts, unfinished
-
-_log = logging.getLogger(__name__)
+from calm_jax.records import contracts, folder_lock, json_records, unfinished
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,7 @@ class Job(unfinished.Job):
     )
 
 
-class PartialDump:
+class PartialDump(unfinished.Folder[Job]):
   """Shards in any order, each as often as it grows; then `complete`.
 
     with PartialDump(directory, job) as partial:
@@ -79,8 +76,7 @@ class PartialDump:
           partial.put(index, ...)
       partial.complete(...)
 
-  Leaving the block keeps finished shards for the next run of the same job, and
-  leaves an older dump as it was; without any shard nothing is left.
+  An older dump stays as it was until the new one is complete.
   """
 
   def __init__(
@@ -109,39 +105,24 @@ class PartialDump:
     # Absolute, so that a target of '.' or a trailing slash has a name.
     self._directory = pathlib.Path(directory).expanduser().resolve()
     self._done: dict[int, contracts.ShardInfo] = {}
-    self._shard_of: dict[str, int] = {}  # by example id
-    self._is_complete = False
+    self._index_of: dict[str, int] = {}  # by example id
     self._overwrite = overwrite
     _check_target(self._directory, overwrite)
     path = self._directory.with_name(self._directory.name + '.partial')
     _replaceable(path)
-    self._folder = unfinished.Folder(path, 'dump', shards.NAME.fullmatch)
-    self._job = self._folder.take_up(job, restart=restart)
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, exception_type, exception, traceback) -> None:
-    # Once complete, a folder of that name is another run's.
-    is_of_use = self._is_complete or self._folder.has_parts()
-    self._folder.leave(remove=not is_of_use)
+    super().__init__(path, job, 'dump', shards.NAME, restart=restart)
 
   def shard(self, index: int) -> contracts.Dump | None:
     """A finished shard, or None; a damaged one counts as not finished.
 
     It may hold fewer thresholds than the job, if passes are still to come.
     """
-    path = self._folder.path / shards.name_of(index)
-    if not path.is_file():
+
+    found = self.part(shards.name_of(index), _shard_of)
+    if found is None:
       return None
-    content = shards.read_bytes(path)
-    try:
-      dump = shards.from_bytes(content, path)
-    except errors.CalmError as error:
-      _log.warning('A shard is made again: %s', error)
-      return None
-    self._note(index, content, dump)
-    return dump
+    self._note(index, *found)
+    return found[1]
 
   def put(self, index: int, dump: contracts.Dump) -> None:
     """Writes a shard, in place of an earlier one of that number.
@@ -152,8 +133,7 @@ class PartialDump:
     """
     content = shards.to_bytes(dump)
     self._note(index, content, dump)
-    path = self._folder.path / shards.name_of(index)
-    contracts.write_bytes_atomically(path, content)
+    contracts.write_bytes_atomically(self.path / shards.name_of(index), content)
 
   def complete(self, num_thresholds: int, stopped: str) -> contracts.Manifest:
     """Makes it a dump of the first thresholds of the job.
@@ -171,7 +151,7 @@ class PartialDump:
       ResourceError: the operating system refused.
     """
     _check_target(self._directory, self._overwrite)
-    header = self._job.header
+    header = self.job.header
     if not self._done:
       raise errors.DataError(
         f'A dump needs at least one example, but the split {header.split!r} of'
@@ -184,35 +164,34 @@ class PartialDump:
       shards=tuple(self._done[index] for index in sorted(self._done)),
       stopped=stopped,
     )
-    folder = self._folder.path
-    contracts.write_json_atomically(folder / shards.MANIFEST, manifest)
+    contracts.write_json_atomically(self.path / shards.MANIFEST, manifest)
     replaced = _replaced(self._directory)
-    with unfinished.explained(self._directory):
+    with json_records.explained(self._directory):
       _replaceable(replaced)
       shutil.rmtree(replaced, ignore_errors=True)
       if self._directory.exists():
         self._directory.rename(replaced)
-      folder.rename(self._directory)
-      self._is_complete = True
+      self.become(self._directory)
       # Not before: a folder without its lock is anybody's.
       _remove_leftovers(self._directory)
     return manifest
 
-  def discard(self) -> None:
-    """Removes the shards that are finished, for a run that nobody resumes."""
-    self._folder.remove()
-
   def _note(self, index: int, content: bytes, dump: contracts.Dump) -> None:
     ids = dump.example_ids.tolist()
-    if repeated := [x for x in ids if self._shard_of.get(x, index) != index]:
+    if repeated := [x for x in ids if self._index_of.get(x, index) != index]:
       raise errors.DataError(
         f'Example ids must be unique in a dump, but {repeated[:5]} come twice.'
       )
-    self._shard_of.update(dict.fromkeys(ids, index))
+    self._index_of.update(dict.fromkeys(ids, index))
     digest = hashlib.sha256(content).hexdigest()
     self._done[index] = contracts.ShardInfo(
       shards.name_of(index), len(ids), digest
     )
+
+
+def _shard_of(path: pathlib.Path) -> tuple[bytes, contracts.Dump]:
+  content = shards.read_bytes(path)
+  return content, shards.from_bytes(content, path)
 
 
 def completed(
@@ -248,8 +227,8 @@ def completed(
 
 def _remove_leftovers(directory: pathlib.Path) -> None:
   """What is of no use beside a complete dump."""
-  with unfinished.explained(directory):
-    (directory / unfinished.LOCK).unlink(missing_ok=True)
+  with json_records.explained(directory):
+    (directory / folder_lock.LOCK).unlink(missing_ok=True)
   shutil.rmtree(_replaced(directory), ignore_errors=True)
 
 
@@ -277,7 +256,7 @@ def _replaceable(directory: pathlib.Path) -> None:
   foreign = sorted(
     name
     for name in (path.name for path in directory.glob('*'))
-    if name != unfinished.LOCK and not any(part in name for part in known)
+    if name != folder_lock.LOCK and not any(part in name for part in known)
   )
   if foreign:
     raise errors.DataError(

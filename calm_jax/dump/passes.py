@@ -8,12 +8,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from tqdm import auto as tqdm
 
 from calm_jax.data import corpus
 from calm_jax.decode import generation
 from calm_jax.dump import partial
-from calm_jax.records import contracts
+from calm_jax.records import contracts, unfinished
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,59 +20,57 @@ class Work:
   """Examples in the order of the dump, cut into shards and batches.
 
   Attributes:
+    job: what is dumped, and how it is cut.
     generator: the model.
     examples: examples of similar length share a batch.
     tokens: [examples, length], their inputs.
-    thresholds: [G], all that are asked for.
-    per_pass: thresholds of one pass.
-    per_shard: examples of a shard.
-    rows: examples x thresholds of one batch.
   """
 
+  job: partial.Job
   generator: generation.TextGenerator
   examples: Sequence[corpus.Example]
   tokens: np.ndarray
-  thresholds: tuple[float, ...]
-  per_pass: int
-  per_shard: int
-  rows: int
+
+  @property
+  def thresholds(self) -> tuple[float, ...]:
+    return self.job.header.thresholds
+
+  @property
+  def per_pass(self) -> int:
+    return self.job.thresholds_per_pass
 
   @property
   def per_batch(self) -> int:
-    return max(1, self.rows // self.per_pass)
+    return max(1, self.job.rows // self.per_pass)
 
   def shards(self) -> Iterator[slice]:
-    return _slices(slice(0, len(self.examples)), self.per_shard)
+    whole = slice(0, len(self.examples))
+    return unfinished.slices(whole, self.job.examples_per_shard)
 
   def batches(self, shard: slice) -> Iterator[slice]:
-    return _slices(shard, self.per_batch)
+    return unfinished.slices(shard, self.per_batch)
 
 
 def run_pass(
-  work: Work, unfinished: partial.PartialDump, done: int, title: str
+  work: Work, there: partial.PartialDump, done: int, title: str
 ) -> None:
   """Brings all shards to their first `done` thresholds; `title` names it."""
   if work.per_pass < len(work.thresholds):
     title += f', down to threshold {work.thresholds[done - 1]:g}'
-  taken_up = 0
-  with tqdm.tqdm(
-    total=len(work.examples), desc=title, unit='example'
-  ) as progress:
-    for index, shard in enumerate(work.shards()):
-      dump = unfinished.shard(index)
-      if dump is None or dump.num_thresholds < done:
-        unfinished.put(index, _grown(work, shard, dump, done))
-      else:
-        taken_up += shard.stop - shard.start
-        progress.set_postfix_str(f'{taken_up} taken up from before')
-      progress.update(shard.stop - shard.start)
+  found: dict[int, contracts.Dump | None] = {}
+
+  def is_finished(index: int) -> bool:
+    found.clear()  # One shard at a time is held.
+    found[index] = there.shard(index)
+    return found[index] is not None and found[index].num_thresholds >= done
+
+  for index, shard in unfinished.to_do(work.shards(), is_finished, title):
+    there.put(index, _grown(work, shard, found[index], done))
 
 
-def read(
-  work: Work, unfinished: partial.PartialDump, done: int
-) -> contracts.Dump:
+def read(work: Work, there: partial.PartialDump, done: int) -> contracts.Dump:
   """All examples at the first `done` thresholds, which all shards hold."""
-  parts = (unfinished.shard(i) for i, _ in enumerate(work.shards()))
+  parts = (there.shard(i) for i, _ in enumerate(work.shards()))
   return contracts.Dump.concatenate([x.first_thresholds(done) for x in parts])
 
 
@@ -132,8 +129,3 @@ def _generate(
     'trace_tokens': by_example(result.trace_tokens, np.int32)[:, 0],
     'num_undefined': by_example(result.num_undefined, np.int32),
   }
-
-
-def _slices(whole: slice, size: int) -> Iterator[slice]:
-  for start in range(whole.start, whole.stop, size):
-    yield slice(start, min(start + size, whole.stop))

@@ -207,14 +207,11 @@ def run(
   if not overwrite and (there := partial.completed(directory, job)):
     return Outcome(there, is_new=False)
   work = passes.Work(
+    job=job,
     generator=generator,
     examples=ordered,
     # Inputs that no model can read are found before any of them is run.
     tokens=generator.encode([x.inputs for x in ordered]),
-    thresholds=grid,
-    per_pass=per_pass,
-    per_shard=examples_per_shard,
-    rows=job.rows,
   )
   with partial.PartialDump(
     directory, job, overwrite=overwrite, restart=restart

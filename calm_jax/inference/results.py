@@ -13,19 +13,18 @@ settings, or a damaged one, is not taken for this one's. Standard library only.
 
 import dataclasses
 import hashlib
-import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
-from typing import Self
 
 from calm_jax import errors
 from calm_jax.records import json_records, unfinished
 
 _DONE = '.COMPLETED'
+_MARKERS = re.compile(r'.+\.COMPLETED')
 _WHAT = 'inference run'
 _COPIED_AT_ONCE = 2**20
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,84 +131,47 @@ class _FileMarker(json_records.Record):
   sha256: str = ''  # Not yet known to the first markers.
 
 
-class Results:
+class Results(unfinished.Folder[Job]):
   """Chunks, each once; then `complete`.
 
     with Results(output_dir, job) as results:
-      if results.counts is None:
-        for index, ...:
-          if not results.has(index):
-            results.put(index, ...)
-        results.complete(number of chunks)
+      for index, ...:
+        if not results.has(index):
+          results.put(index, ...)
+      results.complete(number of chunks)
 
-  Leaving the block keeps finished chunks for the next run of the same job.
+  An older file stays as it was until the new one is complete.
   """
 
   def __init__(
-    self,
-    output_dir: str | os.PathLike,
-    job: Job,
-    *,
-    overwrite: bool = False,
-    restart: bool = False,
+    self, output_dir: str | os.PathLike, job: Job, *, restart: bool = False
   ):
     """Takes up what is there, before any work is done.
 
     Args:
       output_dir: of all results.
       job: what is inferred.
-      overwrite: whether a complete file is made anew; it is replaced when the
-        new one is complete.
       restart: whether unfinished work is thrown away and begun anew.
 
     Raises:
-      DataError: the results there, complete (and not `overwrite`) or not (and
-        not `restart`), are another job's; or complete ones are damaged.
+      DataError: unfinished results of another job are there (and not
+        `restart`).
       ResourceError: the folder cannot be written, or another process is
         writing these results.
     """
-    # Absolute, and without what T5X removes by hand: double slashes.
-    directory = pathlib.Path(output_dir).expanduser().absolute()
-    self.path = directory / job.file_name
-    self.counts: Counts | None = None
-    self._marker = directory / (job.file_name + _DONE)
-    self._job = job
+    directory = _absolute(output_dir)
+    self._file = directory / job.file_name
     self._chunks: dict[int, Counts] = {}
-    self._folder: unfinished.Folder | None = None
-    path = directory / job.folder_name
-    if not overwrite:
-      self.counts = self._completed()
-    if self.counts is None or self._outlived_its_job(path):
-      self._folder = unfinished.Folder(
-        path, _WHAT, lambda name: name.endswith(_DONE)
-      )
-    if self.counts is None:
-      self._job = self._folder.take_up(job, restart=restart)
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, exception_type, exception, traceback) -> None:
-    if self._folder is not None:
-      is_of_use = self.counts is None and self._folder.has_parts()
-      self._folder.leave(remove=not is_of_use)
+    super().__init__(
+      directory / job.folder_name, job, _WHAT, _MARKERS, restart=restart
+    )
 
   def has(self, index: int) -> bool:
     """Whether a chunk is finished; a damaged one counts as not finished."""
-    marker = self._chunk(index, _DONE)
-    if not marker.is_file():
-      return False
-    try:
-      there = json_records.read_json(marker, _ChunkMarker)
-      if _digest(_read(self._chunk(index))) == there.sha256:
-        self._chunks[index] = there.counts
-        return True
-      _log.warning('%s is damaged and made again.', self._chunk(index))
-    except errors.DataError as error:
-      _log.warning('A chunk is made again: %s', error)
-    except OSError as error:
-      _log.warning('%s is made again: %s.', self._chunk(index), error.strerror)
-    return False
+    counts = self.part(self._chunk(index).name + _DONE, _counts_of_chunk)
+    if counts is not None:
+      self._chunks[index] = counts
+    return counts is not None
 
   def put(self, index: int, lines: bytes, counts: Counts) -> None:
     """Writes a chunk, and then its marker.
@@ -217,9 +179,10 @@ class Results:
     Raises:
       ResourceError: it cannot be written.
     """
-    json_records.write_bytes_atomically(self._chunk(index), lines)
+    chunk = self._chunk(index)
+    json_records.write_bytes_atomically(chunk, lines)
     marker = _ChunkMarker(_digest([lines]), counts)
-    json_records.write_json_atomically(self._chunk(index, _DONE), marker)
+    json_records.write_json_atomically(_marker(chunk), marker)
     self._chunks[index] = counts
 
   def complete(self, num_chunks: int) -> Counts:
@@ -231,9 +194,9 @@ class Results:
     counts = Counts(0, 0, 0)
     for index in range(num_chunks):
       counts += self._chunks[index]
-    with unfinished.explained(self.path):
+    with json_records.explained(self._file):
       # It would be the marker of other content between the two renames.
-      self._marker.unlink(missing_ok=True)
+      _marker(self._file).unlink(missing_ok=True)
     digest = hashlib.sha256()
 
     def parts() -> Iterator[bytes]:
@@ -242,35 +205,55 @@ class Results:
           digest.update(part)
           yield part
 
-    json_records.write_parts_atomically(self.path, parts())
-    marker = _FileMarker(self._job, counts, digest.hexdigest())
-    json_records.write_json_atomically(self._marker, marker)
-    self.counts = counts
+    json_records.write_parts_atomically(self._file, parts())
+    marker = _FileMarker(self.job, counts, digest.hexdigest())
+    json_records.write_json_atomically(_marker(self._file), marker)
+    self.discard()
     return counts
 
-  def _completed(self) -> Counts | None:
-    if not (self._marker.is_file() and self.path.is_file()):
-      return None
-    with unfinished.advised('--overwrite replaces the complete file.'):
-      # An empty marker is T5X's own.
-      there = json_records.read_json(self._marker, _FileMarker)
-      self._job.check_continues(there.job, f'{self.path} is complete, but made')
-      if there.sha256 and there.sha256 != _digest(_read(self.path)):
-        raise errors.DataError(f'{self.path} was altered or truncated.')
-    return there.counts
+  def _chunk(self, index: int) -> pathlib.Path:
+    return self.path / f'{self.job.file_name}-chunk{index:05}'
 
-  def _outlived_its_job(self, folder: pathlib.Path) -> bool:
-    """Whether the folder is left over from a run that was killed at its end."""
-    if not folder.is_dir():
-      return False
-    try:
-      unfinished.job_in(folder, self._job, _WHAT)
-      return True
-    except errors.DataError:
-      return False  # Another job's, which has yet to be finished.
 
-  def _chunk(self, index: int, ending: str = '') -> pathlib.Path:
-    return self._folder.path / f'{self._job.file_name}-chunk{index:05}{ending}'
+def completed(output_dir: str | os.PathLike, job: Job) -> Counts | None:
+  """What a job's complete file holds, which is undamaged; None without one.
+
+  What a run that was killed at its end has left is removed.
+
+  Raises:
+    DataError: the file is another job's, or damaged.
+    ResourceError: another process is writing these results.
+  """
+  directory = _absolute(output_dir)
+  file = directory / job.file_name
+  if not (_marker(file).is_file() and file.is_file()):
+    return None
+  with unfinished.advised('--overwrite replaces the complete file.'):
+    # An empty marker is T5X's own.
+    there = json_records.read_json(_marker(file), _FileMarker)
+    job.check_continues(there.job, f'{file} is complete, but made')
+    if there.sha256 and there.sha256 != _digest(_read(file)):
+      raise errors.DataError(f'{file} was altered or truncated.')
+  unfinished.remove_leftover(directory / job.folder_name, job, _WHAT)
+  return there.counts
+
+
+def _absolute(output_dir: str | os.PathLike) -> pathlib.Path:
+  """Also without what T5X removes by hand: double slashes."""
+  return pathlib.Path(output_dir).expanduser().absolute()
+
+
+def _marker(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(path.name + _DONE)
+
+
+def _counts_of_chunk(marker: pathlib.Path) -> Counts:
+  """Raises a DataError if marker or chunk is damaged."""
+  there = json_records.read_json(marker, _ChunkMarker)
+  chunk = marker.with_name(marker.name.removesuffix(_DONE))
+  if not chunk.is_file() or _digest(_read(chunk)) != there.sha256:
+    raise errors.DataError(f'{chunk} is missing or damaged.')
+  return there.counts
 
 
 def _read(path: pathlib.Path) -> Iterator[bytes]:

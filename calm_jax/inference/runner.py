@@ -10,14 +10,13 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-
-from tqdm import auto as tqdm
+from collections.abc import Callable, Sequence
 
 from calm_jax.data import corpus
 from calm_jax.decode import generation
 from calm_jax.dump import runner as dump_runner
 from calm_jax.inference import records, results
+from calm_jax.records import unfinished
 from calm_jax.training import signals
 
 # Outputs of each example of a chunk, the best first. What one gives may not
@@ -106,7 +105,10 @@ def run(
     decode: the model.
     examples: of the job's share, in the order of the lines.
     job: from `job`.
-    output_dir, overwrite, restart: as for `results.Results`.
+    output_dir: of all results.
+    overwrite: whether a complete file is made anew; it is replaced when the new
+      one is complete.
+    restart: whether unfinished work is thrown away and begun anew.
 
   Raises:
     SystemExit: 143, after a SIGTERM or SIGINT; the chunk is finished first.
@@ -114,41 +116,27 @@ def run(
     NumericError: the model computes NaN.
     ResourceError: the folder cannot be written.
   """
-  with results.Results(
-    output_dir, job, overwrite=overwrite, restart=restart
-  ) as unfinished:
-    if unfinished.counts is not None:
-      return Outcome(unfinished.counts, is_new=False)
+  if not overwrite:
+    counts = results.completed(output_dir, job)
+    if counts is not None:
+      return Outcome(counts, is_new=False)
+  with results.Results(output_dir, job, restart=restart) as there:
     if examples:
       # Texts that no model can read are found before any is decoded, and those
       # that are too long are counted once.
       generator.encode([x.inputs for x in examples])
-    chunks = list(_slices(examples, job.batch_size * job.batches_per_chunk))
+    whole = slice(0, len(examples))
+    chunks = list(
+      unfinished.slices(whole, job.batch_size * job.batches_per_chunk)
+    )
     with signals.StopRequest() as stop:
-      for index, chunk in _progress(chunks, job, unfinished):
-        unfinished.put(index, *_lines(decode, chunk, job))
+      for index, chunk in unfinished.to_do(
+        chunks, there.has, f'infer {job.task}'
+      ):
+        there.put(index, *_lines(decode, examples[chunk], job))
         if stop.received is not None and index + 1 < len(chunks):
           _leave(stop.received, index + 1, len(chunks))
-    return Outcome(unfinished.complete(len(chunks)), is_new=True)
-
-
-def _progress(
-  chunks: Sequence[Sequence[corpus.Example]],
-  job: results.Job,
-  unfinished: results.Results,
-) -> Iterator[tuple[int, Sequence[corpus.Example]]]:
-  """Chunks that are still to be made, with their numbers and a bar."""
-  taken_up = 0
-  with tqdm.tqdm(
-    total=job.num_examples, desc=f'infer {job.task}', unit='example'
-  ) as bar:
-    for index, chunk in enumerate(chunks):
-      if unfinished.has(index):
-        taken_up += len(chunk)
-        bar.set_postfix_str(f'{taken_up} taken up from before')
-      else:
-        yield index, chunk
-      bar.update(len(chunk))
+    return Outcome(there.complete(len(chunks)), is_new=True)
 
 
 def _leave(received, done: int, num_chunks: int) -> None:
@@ -186,16 +174,10 @@ def in_batches(decode: Decode, batch_size: int) -> Decode:
 
   def decode_all(examples):
     found = []
-    for batch in _slices(examples, batch_size):
+    for rows in unfinished.slices(slice(0, len(examples)), batch_size):
+      batch = examples[rows]
       full = [*batch, *batch[-1:] * (batch_size - len(batch))]
       found += decode(full)[: len(batch)]
     return found
 
   return decode_all
-
-
-def _slices(
-  examples: Sequence[corpus.Example], size: int
-) -> Iterator[Sequence[corpus.Example]]:
-  for start in range(0, len(examples), size):
-    yield examples[start : start + size]

@@ -18,7 +18,7 @@ import pathlib
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 from calm_jax import errors
@@ -75,22 +75,30 @@ def write_parts_atomically(
   """
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  with explained(path):
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with open(temporary, 'wb') as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    finally:
+      # Where a file stands in place of the folder, there is nothing to remove.
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike) -> Iterator[None]:
+  """Turns the operating system's errors into a ResourceError."""
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, 'wb') as file:
-      file.writelines(parts)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    yield
   except OSError as error:
     raise errors.ResourceError(
       f'Cannot write {path}: {error.strerror or error}. Free space or choose'
       ' a directory that you may write to.'
     ) from error
-  finally:
-    # Where a file stands in place of the folder, there is nothing to remove.
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:

@@ -4,28 +4,30 @@
 
 Every part is written under another name and then renamed, so what is there is
 finished; the job says of which run, and a run with other settings is refused.
-Below `dump.partial` and `inference.results`. Standard library only.
+A dump and an inference run differ in their parts and in how they end.
 """
 
 import contextlib
 import logging
 import os
 import pathlib
+import re
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, Self, TypeVar
+
+from tqdm import auto as tqdm
 
 from calm_jax import errors
-from calm_jax.records import json_records
+from calm_jax.records import folder_lock, json_records
 
-JOB, LOCK = 'job.json', 'lock'
+JOB = 'job.json'
 # Longer values say nothing to a reader; digests are among them.
 _LONGEST_SHOWN = 40
 _log = logging.getLogger(__name__)
 
 _J = TypeVar('_J', bound='Job')
+_Part = TypeVar('_Part')
 
 
 class Job(json_records.Record):
@@ -65,72 +67,107 @@ class Job(json_records.Record):
     )
 
 
-class Folder:
-  """The finished parts of one job, at `path`, held by this process."""
+class Folder(Generic[_J]):
+  """The finished parts of one job, held by this process.
+
+  Leaving the block keeps finished parts for the next run of the same job; a
+  folder without any is removed.
+
+  Attributes:
+    path: of the folder.
+    job: with the command that began it, so that the result is what one run
+      would have made.
+    is_complete: set when the result has its place: the folder is no longer of
+      this job.
+  """
 
   def __init__(
-    self, path: pathlib.Path, what: str, is_part: Callable[[str], object]
+    self,
+    path: pathlib.Path,
+    job: _J,
+    what: str,
+    part_names: re.Pattern[str],
+    *,
+    restart: bool,
   ):
-    """Makes and holds the folder.
+    """Makes and holds the folder, and takes up what is there.
 
     Args:
       path: of the folder.
+      job: what is to be done.
       what: the name of what comes of it, as 'dump'.
-      is_part: whether a name is that of a finished part.
-
-    Raises:
-      ResourceError: it cannot be written, or another process holds it.
-    """
-    self.path = path
-    self._what = what
-    self._is_part = is_part
-    with explained(path):
-      self._lock = lock(path, what)
-
-  def take_up(self, job: _J, *, restart: bool) -> _J:
-    """Keeps the parts that are finished, or begins anew.
-
-    Returns:
-      The job with the command that began it, so that the result is what one run
-      would have made.
+      part_names: matches the names of finished parts.
+      restart: whether parts that are there are thrown away.
 
     Raises:
       DataError: the work there is another job's (and not `restart`).
-      ResourceError: the folder cannot be written.
+      ResourceError: it cannot be written, or another process holds it.
     """
+    self.path = path
+    self.is_complete = False
+    self._part_names = part_names
+    with json_records.explained(path):
+      self._lock = folder_lock.lock(path, what)
+      try:
+        there = None if restart else job_in(path, job, what)
+        # A killed write leaves its temporary file, whose name has a dot first.
+        self._remove(lambda name: name.startswith('.') or there is None)
+        if there is None:
+          json_records.write_json_atomically(path / JOB, job)
+      except BaseException:
+        self._leave()
+        raise
+    self.job = there or job
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, exception_type, exception, traceback) -> None:
+    self._leave()
+
+  def part(
+    self, name: str, read: Callable[[pathlib.Path], _Part]
+  ) -> _Part | None:
+    """What `read` makes of a finished part; None if missing or damaged."""
+    path = self.path / name
+    if not path.is_file():
+      return None
     try:
-      there = None if restart else job_in(self.path, job, self._what)
-      if there is None:
-        self.remove()
-        json_records.write_json_atomically(self.path / JOB, job)
-        return job
-      # A killed write leaves its temporary file, whose name has a dot first.
-      self.remove(lambda name: name.startswith('.'))
-      return there
-    except BaseException:
-      self.leave(remove=not self.has_parts())
-      raise
+      return read(path)
+    except (errors.CalmError, OSError) as error:
+      _log.warning('A part is made again: %s', error)
+      return None
 
-  def has_parts(self) -> bool:
-    """Whether something in it is of use to another run."""
-    return any(self._is_part(path.name) for path in self.path.glob('*'))
+  def discard(self) -> None:
+    """Removes the folder, of which nobody has any use."""
+    self._let_go_on_windows()
+    shutil.rmtree(self.path, ignore_errors=True)
+    self.is_complete = True
 
-  def remove(self, which: Callable[[str], bool] = lambda name: True) -> None:
-    """Removes files by their names, but never the lock.
+  def become(self, target: pathlib.Path) -> None:
+    """Gives the folder the name of the complete result.
 
     Raises:
-      ResourceError: the operating system refused.
+      OSError: the operating system refused.
     """
-    with explained(self.path):
-      for path in self.path.iterdir():
-        if path.name != LOCK and which(path.name):
-          path.unlink()
+    self._let_go_on_windows()
+    self.path.rename(target)
+    self.is_complete = True
 
-  def leave(self, *, remove: bool) -> None:
-    """Lets go of the folder, which may be removed before."""
-    if remove:
-      shutil.rmtree(self.path, ignore_errors=True)
-    if self._lock is not None:
+  def _remove(self, which: Callable[[str], bool]) -> None:
+    for path in self.path.iterdir():
+      if path.name != folder_lock.LOCK and which(path.name):
+        path.unlink()
+
+  def _leave(self) -> None:
+    names = [path.name for path in self.path.glob('*')]
+    if not self.is_complete and not any(map(self._part_names.fullmatch, names)):
+      self.discard()
+    self._lock.close()
+
+  def _let_go_on_windows(self) -> None:
+    """It neither renames nor removes a folder with an open file."""
+    if os.name == 'nt':
       self._lock.close()
 
 
@@ -138,7 +175,7 @@ def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
   """The job of the unfinished work in a folder; None if there is none.
 
   Args:
-    folder: that `lock` holds.
+    folder: that this process holds.
     job: what is to be done.
     what: its name, as 'dump'.
 
@@ -154,6 +191,22 @@ def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
   return there
 
 
+def remove_leftover(folder: pathlib.Path, job: Job, what: str) -> None:
+  """Removes what a run of this job left that was killed at its end.
+
+  Raises:
+    ResourceError: another process holds the folder.
+  """
+  if not folder.is_dir():
+    return
+  with contextlib.suppress(errors.DataError):  # Another job's, unfinished.
+    job_in(folder, job, what)
+    with json_records.explained(folder):
+      lock = folder_lock.lock(folder, what)
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()
+
+
 @contextlib.contextmanager
 def advised(advice: str) -> Iterator[None]:
   """Ends DataErrors with what else can be done."""
@@ -163,81 +216,29 @@ def advised(advice: str) -> Iterator[None]:
     raise errors.DataError(f'{error} {advice}') from error
 
 
-class Lock:
-  """A folder that is held, until `close` or the end of the process.
+def to_do(
+  parts: Iterable[slice], is_finished: Callable[[int], bool], title: str
+) -> Iterator[tuple[int, slice]]:
+  """Parts that are still to be made, with their numbers and a bar.
 
-  Who holds it stands in the file, which nobody but the holder writes.
+  Args:
+    parts: the examples of each.
+    is_finished: whether the part of that number is there.
+    title: of the bar.
   """
-
-  def __init__(self, file: IO):
-    self._file = file
-    # The lock counts, also where the disk is full.
-    with contextlib.suppress(OSError):
-      file.truncate(0)
-      file.write(f'process {os.getpid()} on {socket.gethostname()}')
-      file.flush()
-
-  def close(self) -> None:
-    """Lets go."""
-    with contextlib.suppress(OSError):
-      self._file.truncate(0)
-    with contextlib.suppress(OSError):
-      self._file.close()
+  parts, taken_up = list(parts), 0
+  total = parts[-1].stop if parts else 0
+  with tqdm.tqdm(total=total, desc=title, unit='example') as bar:
+    for index, part in enumerate(parts):
+      if is_finished(index):
+        taken_up += part.stop - part.start
+        bar.set_postfix_str(f'{taken_up} taken up from before')
+      else:
+        yield index, part
+      bar.update(part.stop - part.start)
 
 
-def lock(folder: pathlib.Path, what: str) -> Lock | None:
-  """Makes a folder and holds it until it is closed, or the process ends.
-
-  Raises:
-    ResourceError: another process holds it; the message names it and says for
-      how long.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  try:
-    import fcntl
-  except ImportError:  # Not on Windows.
-    return None
-  file = open(folder / LOCK, 'a+')
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    owner = _owner(file)
-    file.close()
-    raise errors.ResourceError(
-      f'Another process is writing the {what} {folder} ({owner}); wait for it'
-      ' or end it, or choose another directory.'
-    ) from error
-  except OSError:
-    _log.info('%s is on a file system without locks.', folder)
-  if not _is_at(file, folder / LOCK):
-    # Who held it has just let go, and taken the folder away.
-    file.close()
-    return lock(folder, what)
-  return Lock(file)
-
-
-def _is_at(file: IO, path: pathlib.Path) -> bool:
-  try:
-    return os.path.samestat(os.fstat(file.fileno()), path.stat())
-  except FileNotFoundError:
-    return False
-
-
-def _owner(file: IO) -> str:
-  """Who holds a lock, and for how long."""
-  file.seek(0)
-  name = file.read(200).strip() or 'unknown'
-  minutes = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime) / 60
-  return f'{name}, for {minutes:.1f} minutes'
-
-
-@contextlib.contextmanager
-def explained(path: str | os.PathLike) -> Iterator[None]:
-  """Turns the operating system's errors into a ResourceError."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.ResourceError(
-      f'Cannot write {path}: {error.strerror or error}. Free space or choose'
-      ' a directory that you may write to.'
-    ) from error
+def slices(whole: slice, size: int) -> Iterator[slice]:
+  """Cuts a range into parts of `size`; the last may be shorter."""
+  for start in range(whole.start, whole.stop, size):
+    yield slice(start, min(start + size, whole.stop))

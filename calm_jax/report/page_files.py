@@ -11,8 +11,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from calm_jax import errors
-from calm_jax.records import unfinished
+from calm_jax.records import folder_lock, json_records
 
 _STAGING = '.report'
 
@@ -24,7 +23,7 @@ def write_all(directory: pathlib.Path, files: dict[str, bytes]) -> None:
     ResourceError: the directory cannot be written, or another process is
       writing a report there; nothing has changed.
   """
-  with _explained(directory), _unfinished(directory) as staging:
+  with json_records.explained(directory), _unfinished(directory) as staging:
     for name, content in files.items():
       (staging / name).write_bytes(content)
     for name in files:
@@ -38,26 +37,13 @@ def _unfinished(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   staging = directory / _STAGING
   if staging.is_symlink():  # Would lead elsewhere.
     staging.unlink()
-  lock = unfinished.lock(staging, 'report')
+  lock = folder_lock.lock(staging, 'report')
   try:
     yield staging
   finally:
     shutil.rmtree(staging, ignore_errors=True)
-    if lock is not None:
-      lock.close()
+    lock.close()
     if is_new:
       # Goes if nothing came of it; never with what another process put there.
       with contextlib.suppress(OSError):
         directory.rmdir()
-
-
-@contextlib.contextmanager
-def _explained(directory: pathlib.Path) -> Iterator[None]:
-  """Turns the operating system's errors into a ResourceError."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.ResourceError(
-      f'Cannot write the report to {directory}: {error.strerror or error}. Free'
-      ' space or choose a directory that you may write to.'
-    ) from error

@@ -12,7 +12,6 @@ from testing import dumps
 from calm_jax.calibration import choices
 from calm_jax.calibration import risks as risks_module
 from calm_jax.cli import main
-from calm_jax.dump import writer
 from calm_jax.records import contracts
 from docs import power_table
 
@@ -46,7 +45,7 @@ COMMANDS = [
 @pytest.mark.parametrize('command', COMMANDS, ids=' '.join)
 def test_commands_run(command, tmp_path, monkeypatch, capsys):
   manifest, data = dumps.make_dump(200)
-  writer.write_dump(tmp_path / 'runs' / 'calibration_dump', manifest, [data])
+  dumps.write_dump(tmp_path / 'runs' / 'calibration_dump', manifest, [data])
   monkeypatch.chdir(tmp_path)
   assert main.main(command[1:]) == 0, capsys.readouterr().err
   contracts.read_json('runs/calibration.json', contracts.CalibrationResult)

@@ -14,13 +14,12 @@ from calm_jax.calibration import (
   multiple_testing,
   p_values,
 )
-from calm_jax.dump import writer
 from calm_jax.records import contracts
 
 
 def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
   manifest, dump = dumps.make_dump()
-  writer.write_dump(tmp_path / 'dump', manifest, [dump])
+  dumps.write_dump(tmp_path / 'dump', manifest, [dump])
   result = from_dump.calibrate_dump(tmp_path / 'dump', 'textual', 0.2, 0.05)
   assert result == from_dump.calibrate_dump(
     (manifest, dump), 'textual', 0.2, 0.05, metric='chrf'

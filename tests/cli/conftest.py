@@ -5,7 +5,6 @@ from testing import dumps
 
 from calm_jax.cli import main
 from calm_jax.data import corpus
-from calm_jax.dump import writer
 from calm_jax.records import contracts
 
 
@@ -44,7 +43,7 @@ def run_calibrate(tmp_path, capsys):
         dumps.rows(data, slice(half)),
         dumps.rows(data, slice(half, None)),
       ]
-      writer.write_dump(folder, manifest, parts)
+      dumps.write_dump(folder, manifest, parts)
     output = tmp_path / 'calibration.json'
     code = main.main(
       ['calibrate', f'--dump_dir={folder}', f'--output={output}', *flags]

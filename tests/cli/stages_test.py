@@ -7,10 +7,11 @@ import types
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax.cli import dump, evaluate, generate, loading, main
 from calm_jax.config import gin_checks, gin_setup
-from calm_jax.dump import runner, writer
+from calm_jax.dump import runner
 from calm_jax.early_exit.engine import sampling
 from calm_jax.records import contracts
 
@@ -51,7 +52,7 @@ def write_dump(directory, split, model_digest='weights'):
     trace_confidences=np.zeros(trace, np.float32),
     trace_tokens=np.zeros(trace, np.int32),
   )
-  writer.write_dump(directory, header, [batch])
+  dumps.write_dump(directory, header, [batch])
   return str(directory)
 
 

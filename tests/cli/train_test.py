@@ -12,7 +12,7 @@ from calm_jax.checkpoints import orbax_io
 from calm_jax.cli import main
 from calm_jax.config import gin_setup
 from calm_jax.dump import reader
-from calm_jax.records import unfinished
+from calm_jax.records import folder_lock
 
 TINY = '--gin_file=gin/experiments/tiny.gin'
 
@@ -152,7 +152,7 @@ def test_another_size_is_refused_even_where_changes_are_allowed(
 def test_fault_56_a_second_run_in_the_folder_of_a_running_one(
   model_dir, capsys
 ):
-  lock = unfinished.lock(model_dir, 'run')
+  lock = folder_lock.lock(model_dir, 'run')
   before = content_of(model_dir)
   args = [f'--gin.MODEL_DIR="{model_dir}"', '--gin.TRAIN_STEPS=8']
   code, message = failure(capsys, 'train', TINY, *args)

@@ -11,7 +11,6 @@ import pytest
 from testing import dumps
 
 from calm_jax.cli import main
-from calm_jax.dump import writer
 from calm_jax.records import contracts
 from calm_jax.validation import trials, validation_records
 
@@ -28,7 +27,7 @@ def write(directory, **fields):
   manifest, data = dumps.make_dump(60, **fields)
   sources = np.array(['short' if i % 2 else 'much longer' for i in range(60)])
   data = dataclasses.replace(data, sources=sources)
-  writer.write_dump(directory, manifest, [data])
+  dumps.write_dump(directory, manifest, [data])
   return str(directory)
 
 

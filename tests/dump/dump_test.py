@@ -10,9 +10,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import errors
-from calm_jax.dump import reader, writer
+from calm_jax.dump import reader
 from calm_jax.records import contracts, dump_arrays
 
 G, T, L = 3, 4, 8
@@ -53,7 +54,7 @@ def make_batch(first, size, seed=0):
 
 
 def write(directory, **kwargs):
-  return writer.write_dump(
+  return dumps.write_dump(
     directory, HEADER, [make_batch(0, 3), make_batch(3, 2)], **kwargs
   )
 
@@ -131,29 +132,16 @@ def test_a_complete_dump_is_kept_unless_asked(tmp_path):
   write(tmp_path / 'dump')
   with pytest.raises(errors.DataError, match='already holds a complete dump'):
     write(tmp_path / 'dump')
-  writer.write_dump(
+  dumps.write_dump(
     tmp_path / 'dump', HEADER, [make_batch(9, 1)], overwrite=True
   )
   assert reader.read_dump(tmp_path / 'dump')[0].num_examples == 1
   assert os.listdir(tmp_path) == ['dump']
 
 
-def test_a_failing_run_leaves_the_old_dump_and_nothing_else(tmp_path):
-  old = write(tmp_path / 'dump')
-
-  def batches():
-    yield make_batch(0, 3)
-    raise KeyboardInterrupt
-
-  with pytest.raises(KeyboardInterrupt):
-    writer.write_dump(tmp_path / 'dump', HEADER, batches(), overwrite=True)
-  assert reader.read_dump(tmp_path / 'dump')[0] == old
-  assert os.listdir(tmp_path) == ['dump']
-
-
 def test_nobody_needs_to_count_undefined_confidences(tmp_path):
   uncounted = dataclasses.replace(make_batch(3, 2), num_undefined=None)
-  writer.write_dump(tmp_path / 'dump', HEADER, [uncounted])
+  dumps.write_dump(tmp_path / 'dump', HEADER, [uncounted])
   _, dump = reader.read_dump(tmp_path / 'dump')
   assert dump.num_undefined is None
   joined = contracts.Dump.concatenate([make_batch(0, 3), uncounted])
@@ -187,16 +175,20 @@ def test_other_files_are_never_removed(tmp_path):
   assert (tmp_path / 'dump' / 'notes.txt').exists()
 
 
-def test_what_the_writer_refuses(tmp_path):
+def test_what_is_no_dump_is_not_written(tmp_path):
   with pytest.raises(errors.DataError, match='at least one example'):
-    writer.write_dump(tmp_path / 'dump', HEADER, [])
+    dumps.write_dump(tmp_path / 'dump', HEADER, [])
   twice = [make_batch(0, 2), make_batch(1, 2)]
   with pytest.raises(errors.DataError, match='example-1'):
-    writer.write_dump(tmp_path / 'dump', HEADER, twice)
-  other = dataclasses.replace(HEADER, thresholds=(1.0, 0.5))
+    dumps.write_dump(tmp_path / 'dump', HEADER, twice)
+  assert not (tmp_path / 'dump').exists()
+
+
+def test_shards_have_the_sizes_that_the_manifest_says(tmp_path):
+  write(tmp_path / 'dump')
+  edit_manifest(tmp_path / 'dump', thresholds=[1.0, 0.5])
   with pytest.raises(errors.DataError, match='thresholds, length, layers'):
-    writer.write_dump(tmp_path / 'dump', other, [make_batch(0, 2)])
-  assert os.listdir(tmp_path) == []
+    reader.read_dump(tmp_path / 'dump')
 
 
 def test_an_unwritable_place(tmp_path):

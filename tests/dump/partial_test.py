@@ -2,16 +2,20 @@
 
 import dataclasses
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import errors
-from calm_jax.dump import partial, reader, writer
+from calm_jax.dump import partial, reader
 from calm_jax.records import contracts
 
+# Of this file and of `testing`, for other processes.
+PATHS = [str(folder) for folder in pathlib.Path(__file__).parents[:2]]
 G, T, L = 2, 3, 2
 JOB = partial.Job(
   header=contracts.Manifest(
@@ -88,7 +92,7 @@ def test_a_killed_process_leaves_what_it_had_finished(tmp_path):
   """SIGKILL, so that nothing of ours can tidy up."""
   program = f"""
 import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path[:0] = {PATHS}
 import partial_test as t
 with t.partial.PartialDump({str(tmp_path / 'dump')!r}, t.JOB) as unfinished:
   unfinished.put(0, t.make_shard(0))
@@ -179,7 +183,7 @@ def test_nothing_is_left_of_a_run_without_shards(tmp_path):
 
 
 def test_a_dump_that_is_there_is_kept_until_the_new_one_is_complete(tmp_path):
-  old = writer.write_dump(tmp_path / 'dump', JOB.header, [make_shard(9)])
+  old = dumps.write_dump(tmp_path / 'dump', JOB.header, [make_shard(9)])
   with pytest.raises(errors.DataError, match='already holds'):
     finish(tmp_path / 'dump')
   with partial.PartialDump(
@@ -270,7 +274,7 @@ def test_a_complete_dump_that_is_damaged_is_replaced_when_asked(name, tmp_path):
 def test_fault_55_a_kill_at_the_last_rename(moment, tmp_path):
   program = f"""
 import os, pathlib, sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path[:0] = {PATHS}
 import partial_test as t
 rename = pathlib.Path.rename
 def killed(path, target):

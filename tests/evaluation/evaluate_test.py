@@ -5,11 +5,11 @@ import statistics
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import calibration, errors, evaluation
 from calm_jax.calibration import p_values
 from calm_jax.decode import models
-from calm_jax.dump import writer
 from calm_jax.evaluation import (
   confidence_cost,
   flops,
@@ -249,7 +249,7 @@ def test_nothing_certified():
 
 
 def test_reads_a_dump_from_disk_and_the_result_survives_json(tmp_path):
-  writer.write_dump(tmp_path / 'dump', HEADER, [make_dump(2, 'test')])
+  dumps.write_dump(tmp_path / 'dump', HEADER, [make_dump(2, 'test')])
   calibrated = make_calibration()
   result = evaluation.evaluate(
     tmp_path / 'dump', calibrated, make_timings(0.3), pieces, num_samples=3

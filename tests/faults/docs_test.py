@@ -8,7 +8,6 @@ import pytest
 from testing import dumps
 
 from calm_jax.cli import loading
-from calm_jax.dump import writer
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'reliability.md'
 TINY = ('--gin_file=gin/experiments/tiny.gin', '--gin.MODEL_DIR="runs/tiny"')
@@ -39,6 +38,6 @@ def test_a_command_fails_as_the_page_says(
   ]
   if number in ('7', '12'):
     manifest, data = dumps.make_dump(40)
-    writer.write_dump(tmp_path / 'runs' / 'dump', manifest, [data])
+    dumps.write_dump(tmp_path / 'runs' / 'dump', manifest, [data])
   message = fails(2, *args)
   assert 'shared.gin' not in message or 'imports os' in message

@@ -41,12 +41,11 @@ def other_place(monkeypatch):
 
 
 def calibrate_in(folder, monkeypatch, capsys):
-  from calm_jax.dump import writer
 
   folder.mkdir()
   monkeypatch.chdir(folder)
   manifest, data = dumps.make_dump(40)
-  writer.write_dump(pathlib.Path('a dump'), manifest, [data])
+  dumps.write_dump(pathlib.Path('a dump'), manifest, [data])
   args = ['--dump_dir=a dump', '--output=out.json', '--tolerance=0.4']
   assert main.main(['calibrate', *args]) == 0
   return capsys.readouterr().out, pathlib.Path('out.json').read_bytes()

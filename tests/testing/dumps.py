@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from calm_jax.dump import partial
 from calm_jax.records import contracts
 
 THRESHOLDS = (1.0, 0.5, 0.1)
@@ -57,3 +58,18 @@ def rows(dump: contracts.Dump, chosen) -> contracts.Dump:
       for name, array in arrays.items()
     }
   )
+
+
+def write_dump(directory, header, batches, **options) -> contracts.Manifest:
+  """Writes `batches`, one shard each; `options` are those of `PartialDump`."""
+  job = partial.Job(
+    header=header,
+    examples_digest='',
+    examples_per_shard=1,
+    thresholds_per_pass=len(header.thresholds),
+    rows=1,
+  )
+  with partial.PartialDump(directory, job, restart=True, **options) as begun:
+    for index, batch in enumerate(batches):
+      begun.put(index, batch)
+    return begun.complete(len(header.thresholds), header.stopped)

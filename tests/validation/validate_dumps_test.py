@@ -9,7 +9,6 @@ from testing import dumps
 
 from calm_jax import errors
 from calm_jax.calibration import conformal_risk_control, p_values
-from calm_jax.dump import writer
 from calm_jax.validation import (
   named_dumps,
   trials,
@@ -25,7 +24,7 @@ SETTINGS = validate_dumps.Settings(plan=PLAN)
 def write(directory, data=None, **fields):
   manifest, made = dumps.make_dump(N, **fields)
   data = made if data is None else data
-  writer.write_dump(directory, manifest, [data])
+  dumps.write_dump(directory, manifest, [data])
   return directory
 
 
