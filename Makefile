@@ -14,8 +14,8 @@ help:
 	@echo 'make demo   data, decoding, calibration and report on real text'
 	@echo 'make test   tests; make slow-test: the slow ones'
 	@echo 'make coverage  branches of calibration and early exit that tests run'
-	@echo 'make lint   ruff: rules and format; mypy: types of the NumPy half; pip check'
-	@echo 'make audit  known vulnerabilities of the dependencies; needs pypi.org'
+	@echo 'make lint   ruff: rules and format; mypy: types; pip check'
+	@echo 'make audit  known vulnerabilities of the dependencies'
 	@echo 'make bench  ms per token: our measures, other engines, memory bandwidth'
 	@echo 'make format let ruff repair what it can'
 
@@ -29,9 +29,7 @@ test: $(STAMP)
 
 coverage: $(STAMP)
 	@echo '== coverage: calibration and early exit, with branches (minutes)'
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov-branch \
-	  --cov=calm_jax.calibration --cov=calm_jax.early_exit \
-	  --cov-report=term-missing:skip-covered \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov \
 	  $(or $(ARGS),tests/calibration tests/early_exit \
 	    tests/cli/calibrate_faults_test.py)
 
@@ -40,14 +38,14 @@ slow-test: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)
-	@echo '== lint: ruff check, ruff format --check, mypy (mypy.ini)'
+	@echo '== lint: ruff check, ruff format --check, mypy, pip check'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pip check
 
 audit: $(STAMP)
-	@echo '== audit: known vulnerabilities of constraints.txt (asks pypi.org)'
+	@echo '== audit: known vulnerabilities of constraints.txt (asks the index)'
 	$(BIN)/python -m venv build/audit
 	build/audit/bin/pip install --quiet pip-audit
 	build/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps \

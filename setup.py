@@ -1,10 +1,16 @@
 """Package metadata of calm_jax."""
 
 import pathlib
+import re
 
 import setuptools
 
 _ROOT = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  "^__version__ = '(.+)'$",
+  (_ROOT / 'calm_jax' / '__init__.py').read_text(encoding='utf-8'),
+  re.MULTILINE,
+)[1]
 
 # Lower bounds are what the code needs; constraints.txt lists what was tested.
 _CORE = [
@@ -63,7 +69,7 @@ _LINT = [
 
 setuptools.setup(
   name='calm_jax',
-  version='0.1.0',
+  version=_VERSION,
   description=(
     'Confident adaptive language modeling (CALM) in JAX: a T5 decoder that'
     ' stops early on easy tokens, with calibrated quality.'
@@ -81,7 +87,7 @@ setuptools.setup(
   package_dir={'calm_jax.configs.gin': 'gin'},
   package_data={
     'calm_jax.configs.gin': ['**/*.gin'],
-    'calm_jax': ['pretrained/**/*', 'report/*.html.jinja'],
+    'calm_jax': ['py.typed', 'pretrained/**/*', 'report/*.html.jinja'],
   },
   install_requires=_CORE,
   extras_require={

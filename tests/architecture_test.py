@@ -9,6 +9,7 @@ import graphlib
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -135,6 +136,20 @@ def run_python(*lines):
   )
   assert result.returncode == 0, result.stderr
   return result.stdout.split()
+
+
+def test_mypy_leaves_out_only_what_uses_jax():
+  settings = tomllib.loads((PACKAGE.parent / 'pyproject.toml').read_text())
+  ignored = [
+    name.removeprefix('calm_jax.').removesuffix('.*')
+    for override in settings['tool']['mypy']['overrides']
+    if override.get('ignore_errors')
+    for name in override['module']
+  ]
+  assert ignored, 'Is the list of pyproject.toml no longer needed?'
+  for name in ignored:
+    modules_under(name)  # It exists.
+    assert not any(f'{x}.'.startswith(f'{name}.') for x in NUMPY_ONLY), name
 
 
 @pytest.mark.parametrize('prefix', NUMPY_ONLY)

@@ -106,10 +106,10 @@ class AllowedImports:
     if root not in modules:
       return  # A macro, gin's own, or unknown: gin says so.
     for found in _resolved(modules[root], attributes):
-      module = _module_of(found)
+      home = _module_of(found)
       # Packages on the way to an allowed module, as `calm_jax` itself.
-      if not self.allows(module) and not self._is_above(found):
-        raise self._refused(location, f'reaches {name} in {module or "nobody"}')
+      if not self.allows(home) and not self._is_above(found):
+        raise self._refused(location, f'reaches {name} in {home or "nobody"}')
 
   def _is_above(self, found: Any) -> bool:
     return isinstance(found, types.ModuleType) and any(
@@ -182,7 +182,7 @@ def _resolved(statement: Any, attributes: Sequence[str]) -> Iterator[Any]:
 
   The module itself has been checked by its statement.
   """
-  found = importlib.import_module(statement.module)
+  found: Any = importlib.import_module(statement.module)
   if not statement.is_from and not statement.alias:
     found = importlib.import_module(statement.module.partition('.')[0])
   for attribute in attributes:

@@ -42,7 +42,7 @@ ALLOWED_PREFIXES = (
 
 def bindings(text: str) -> dict[str, str]:
   """Name -> value of every binding in what `gin.config_str` gave."""
-  statements = []
+  statements: list[str] = []
   for line in text.splitlines():
     if line[:1].isspace() and statements:
       statements[-1] += ' ' + line.strip()

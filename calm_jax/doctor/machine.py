@@ -39,7 +39,7 @@ def _devices() -> Iterator[findings.Finding]:
   yield findings.Finding(
     'backend', findings.NOTE if unused else findings.OK, found, unused
   )
-  limits = [(x.memory_stats() or {}).get('bytes_limit') for x in devices]
+  limits = [(x.memory_stats() or {}).get('bytes_limit', 0) for x in devices]
   if all(limits):
     gib = ', '.join(f'{limit / _GIB:.1f} GiB' for limit in limits)
     yield findings.Finding('device memory', findings.OK, gib)

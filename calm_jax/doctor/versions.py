@@ -113,7 +113,8 @@ def _finding(package: Package) -> findings.Finding:
   said = f'{package.found or "not installed"} ({package.expected})'
   if not package.is_supported:
     return findings.Finding(package.name, findings.WRONG, said, package.install)
-  if package.tested and _series(package.found) != _series(package.tested):
+  found, tested = package.found, package.tested
+  if found and tested and _series(found) != _series(tested):
     return findings.Finding(
       package.name,
       findings.NOTE,
