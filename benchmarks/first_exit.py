@@ -50,7 +50,7 @@ def build(config, params, hidden, measure):
       previous_hidden=hidden,
       clock=clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
       rows=rows_lib.Rows.all(len(hidden)),
-      exit_states=hidden[:, None],
+      kept_states=hidden[:, None],
       is_full_model=jnp.zeros(len(hidden), bool),
       params=params,
       network=functools.partial(module.apply, {'params': params}),

@@ -117,16 +117,16 @@ MUTATIONS = (
   ),
   (
     'time of an owed row of a cache',
-    'early_exit/engine/lazy_cache.py',
-    'times = filled[owner] + pairs - (up_to - owed)[owner]',
-    'times = filled[owner] + pairs - up_to[owner]',
+    'early_exit/engine/owed.py',
+    'times = filled[owner] + numbers - (up_to - owed)[owner]',
+    'times = filled[owner] + numbers - up_to[owner]',
     f'{_EXITS}/lazy_cache_test.py',
   ),
   (
     'state that is propagated to skipped layers',
     'early_exit/engine/lazy_cache.py',
-    'exit_states[row_ids, slots]',
-    'exit_states[row_ids, slots - 1]',
+    'kept_states[pairs.rows.ids, pairs.slots]',
+    'kept_states[pairs.rows.ids, pairs.slots - 1]',
     f'{_EXITS}/lazy_cache_test.py',
   ),
   (

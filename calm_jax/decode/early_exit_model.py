@@ -21,9 +21,9 @@ from calm_jax.early_exit.engine import (
   confidence,
   layer_loop,
   packing,
-  propagation,
   sampling,
   schedule,
+  skipped_layers,
 )
 from calm_jax.early_exit.measures import oracle, static
 from calm_jax.t5 import joined, network
@@ -47,7 +47,7 @@ class EarlyExitModel:
     measure: confidence.ConfidenceMeasure,
     threshold_schedule: schedule.ThresholdSchedule,
     exit_layers: schedule.ExitLayers,
-    propagation: propagation.Propagation,
+    skipped_layers: skipped_layers.SkippedLayers,
     output_length: decoding.ProportionalLength | None,
     rows_per_pack: Sequence[int],
   ):
@@ -55,7 +55,7 @@ class EarlyExitModel:
     self.measure = measure
     self.threshold_schedule = threshold_schedule
     self.exit_layers = exit_layers
-    self.propagation = propagation
+    self.skipped_layers = skipped_layers
     self.output_length = output_length
     self.rows_per_pack = packing.checked_sizes(rows_per_pack)
     exit_layers.layers(self.config.num_decoder_layers)
@@ -269,7 +269,7 @@ class EarlyExitModel:
       self.config,
       self.measure,
       exit_layers=self.exit_layers,
-      propagation=self.propagation,
+      skipped_layers=self.skipped_layers,
       sampler=sampler,
       **prepared,
       trace=trace,

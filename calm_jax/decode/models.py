@@ -25,9 +25,9 @@ from calm_jax.decode import (
 from calm_jax.early_exit.engine import (
   confidence,
   packing,
-  propagation,
   sampling,
   schedule,
+  skipped_layers,
 )
 from calm_jax.early_exit.measures import softmax
 from calm_jax.t5 import cross_entropy
@@ -47,7 +47,7 @@ class EncoderDecoderModel(early_exit_model.EarlyExitModel):
     measure: how sure a layer is.
     threshold_schedule: the threshold of a token from its position.
     exit_layers: where tokens may leave.
-    propagation: what the layers that a token skips see of it.
+    skipped_layers: what the layers that a token skips see of it.
     output_length: bounds each row's output by its input; None for no bound but
       `max_decode_length`.
     decode_fn: how `predict_batch` decodes.
@@ -68,7 +68,9 @@ class EncoderDecoderModel(early_exit_model.EarlyExitModel):
       schedule.ConstantThreshold()  # noqa: B008
     ),
     exit_layers: schedule.ExitLayers = schedule.ExitLayers(),  # noqa: B008
-    propagation: propagation.Propagation = propagation.ExitState(),  # noqa: B008
+    skipped_layers: skipped_layers.SkippedLayers = (
+      skipped_layers.ProjectExitState()  # noqa: B008
+    ),
     output_length: decoding.ProportionalLength | None = None,
     decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
     default_decoder_params: decode_fns.DecoderParams = (
@@ -90,7 +92,7 @@ class EncoderDecoderModel(early_exit_model.EarlyExitModel):
       measure=measure,
       threshold_schedule=threshold_schedule,
       exit_layers=exit_layers,
-      propagation=propagation,
+      skipped_layers=skipped_layers,
       output_length=output_length,
       rows_per_pack=rows_per_pack,
     )

@@ -86,7 +86,7 @@ def config_digest(generator: generation.TextGenerator) -> str:
     repr(model.measure),
     repr(model.threshold_schedule),
     repr(model.exit_layers),
-    repr(model.propagation),
+    repr(model.skipped_layers),
     generator.tokenizer.digest,
     str((generator.inputs_length, generator.max_decode_length)),
   )

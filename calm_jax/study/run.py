@@ -46,7 +46,7 @@ def with_measure(
       measure=measure,
       threshold_schedule=model.threshold_schedule,
       exit_layers=model.exit_layers,
-      propagation=model.propagation,
+      skipped_layers=model.skipped_layers,
       output_length=model.output_length,
       rows_per_pack=model.rows_per_pack,
     ),

@@ -1,4 +1,4 @@
-"""Multi-head attention of T5: over whole sequences, and one token at a time.
+"""Multi-head attention of T5: over whole sequences, and over cached positions.
 
 Both routes share the same four kernels. The whole-sequence route trains and
 scores; the incremental route decodes against caches that it does not own, so
@@ -122,29 +122,33 @@ class MultiHeadDotProductAttention(nn.Module):
     bias: jax.Array,
     rows: rows_lib.Rows | None = None,
   ) -> jax.Array:
-    """Attends with one query per row over cached keys and values.
+    """Attends with some queries over cached keys and values of their rows.
 
     Args:
-      query: [rows, heads, head_dim].
+      query: [queries, heads, head_dim].
       cached_key: [batch, heads, head_dim, length].
       cached_value: [batch, heads, length, head_dim].
-      bias: [batch or 1, heads or 1, length]; masks positions not to be attended
-        to.
-      rows: which rows of the batch the queries belong to; all of them if None.
+      bias: [queries or 1, heads or 1, length]; masks positions not to be
+        attended to.
+      rows: the row of the batch that each query belongs to; one query for each
+        row if None.
 
     Returns:
-      [rows, embed].
+      [queries, embed].
     """
-    caches = (cached_key, cached_value, bias)
+    caches = (cached_key, cached_value)
     if rows is None or rows.is_whole:
-      attended = self._attend(query, *caches)
+      attended = self._attend(query, *caches, bias)
+    elif len(cached_key) == 1:
+      attended = self._attend_together(query, *(x[0] for x in caches), bias)
     else:
       attended = rows.for_each(
         lambda i, row, attended: lax.dynamic_update_slice_in_dim(
           attended,
           self._attend(
             lax.dynamic_slice_in_dim(query, i, 1),
-            *(_row_of(x, row) for x in caches),
+            *(lax.dynamic_slice_in_dim(x, row, 1) for x in caches),
+            bias if len(bias) == 1 else lax.dynamic_slice_in_dim(bias, i, 1),
           ),
           i,
           axis=0,
@@ -157,6 +161,12 @@ class MultiHeadDotProductAttention(nn.Module):
     logits = jnp.einsum('bhd,bhdk->bhk', *self._logit_dtype(query, cached_key))
     weights = _softmax(logits, bias, self.dtype)
     return jnp.einsum('bhk,bhkd->bhd', weights, cached_value)
+
+  def _attend_together(self, query, cached_key, cached_value, bias):
+    """All queries over the caches of one row: one product for each head."""
+    logits = jnp.einsum('qhd,hdk->qhk', *self._logit_dtype(query, cached_key))
+    weights = _softmax(logits, bias, self.dtype)
+    return jnp.einsum('qhk,hkd->qhd', weights, cached_value)
 
   def _split(self, projected: jax.Array) -> jax.Array:
     # [..., heads * head_dim] -> [..., heads, head_dim]
@@ -183,11 +193,6 @@ def _softmax(logits, bias, dtype):
   if bias is not None:
     logits = logits + bias.astype(logits.dtype)
   return jax.nn.softmax(logits).astype(dtype)
-
-
-def _row_of(array, row):
-  # [batch or 1, ...] -> [1, ...]
-  return array if len(array) == 1 else lax.dynamic_slice_in_dim(array, row, 1)
 
 
 def _merge_heads(attended):

@@ -219,25 +219,30 @@ class DecoderLayer(nn.Module):
     """Cross-attention keys and values: [batch, source, embed] -> as above."""
     return self.encoder_decoder_attention.project_key_value(encoded)
 
-  def step(
+  def block(
     self, hidden, query, cached_key, cached_value, bias, cross_key, cross_value,
     cross_bias, rows: rows_lib.Rows | None = None,
   ):  # fmt: skip
-    """Runs the layer for one token per row against filled caches.
+    """Runs the layer for some queries, each against the caches of its row.
+
+    One query per row is a step of decoding. Several are positions whose keys
+    the cache must hold before: each sees what its own bias lets it see.
 
     Args:
-      hidden: [rows, embed], the state below this layer.
-      query: [rows, heads, head_dim], from `project_token`.
-      cached_key: [batch, heads, head_dim, length], holding this position too.
+      hidden: [queries, embed], the states below this layer.
+      query: [queries, heads, head_dim], from `project_token`.
+      cached_key: [batch, heads, head_dim, length], holding the positions of the
+        queries too.
       cached_value: [batch, heads, length, head_dim], likewise.
-      bias: [batch, heads, length], position bias and mask of this position.
+      bias: [queries, heads, length], position bias and mask of each query.
       cross_key: [batch, heads, head_dim, source].
       cross_value: [batch, heads, source, head_dim].
       cross_bias: [batch, 1, source].
-      rows: the rows of the batch that are meant; all of them if None.
+      rows: the row of the batch that each query belongs to; one query for each
+        row if None.
 
     Returns:
-      [rows, embed].
+      [queries, embed].
     """
     hidden = hidden + self.self_attention.attend_cached(
       query, cached_key, cached_value, bias, rows
@@ -247,7 +252,7 @@ class DecoderLayer(nn.Module):
       crossing.project_query(self.pre_cross_attention_layer_norm(hidden)),
       cross_key,
       cross_value,
-      cross_bias,
+      cross_bias if rows is None else rows.take(cross_bias),
       rows,
     )
     hidden = hidden + crossed

@@ -13,11 +13,7 @@ from testing import tiny_t5
 from calm_jax import errors
 from calm_jax.config import gin_setup
 from calm_jax.decode import beam_search, decode_fns, models
-from calm_jax.early_exit.engine import (
-  propagation,
-  sampling,
-  schedule,
-)
+from calm_jax.early_exit.engine import sampling, schedule, skipped_layers
 from calm_jax.early_exit.measures import (
   oracle,
   patience,
@@ -157,10 +153,10 @@ def test_gin_files_choose_measure_and_schedule(name, measure):
   assert _model_of([]).threshold_schedule == schedule.ConstantThreshold()
 
 
-def test_gin_files_choose_exits_and_propagation():
+def test_gin_files_choose_exits_and_skipped_layers():
   model = _model_of(['softmax', 'exits', 't5x_release'], ['MIN_EXIT = 3'])
   assert model.exit_layers == schedule.ExitLayers(min_exit=3)
-  assert model.propagation == propagation.FirstExitState()
+  assert model.skipped_layers == skipped_layers.FirstExitState()
   model = _model_of(['top_k'], ['TOP_K = [32, 8]'])
   assert model.measure == top_k.TopKPropagation(k=(32, 8))
   model = _model_of(

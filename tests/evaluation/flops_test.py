@@ -247,7 +247,7 @@ def test_xla_counts_a_layer_as_the_formula_does():
     query, *new = layer.apply(params, hidden, method='project_token')
     out = layer.apply(
       params, hidden, query, keys, values, bias, cross_keys, cross_values,
-      cross, method='step',
+      cross, method='block',
     )  # fmt: skip
     return new, out
 

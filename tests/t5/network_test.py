@@ -245,7 +245,7 @@ def step_of_all_layers(network, tokens, t, keys, values, crosses, cross_mask):
     query, key, value = layer.project_token(hidden)
     keys[i] = keys[i].at[..., t].set(key[..., 0])
     values[i] = values[i].at[:, :, t].set(value[:, :, 0])
-    hidden = layer.step(
+    hidden = layer.block(
       hidden, query, keys[i], values[i], bias[None], *crosses[i], cross_bias
     )
     states.append(hidden)

@@ -8,7 +8,7 @@ import numpy as np
 from testing import plain_measures
 
 from calm_jax.decode import models
-from calm_jax.early_exit.engine import propagation
+from calm_jax.early_exit.engine import skipped_layers
 from calm_jax.t5 import masks, network
 
 LENGTH = 12
@@ -106,7 +106,7 @@ class PlainPython:
     return answer.token, k + 1, answer.confidence, answer.log_prob
 
   def _propagated(self, layer, exits):
-    if isinstance(self.model.propagation, propagation.FirstExitState):
+    if isinstance(self.model.skipped_layers, skipped_layers.FirstExitState):
       return min(layer, exits[0])
     return layer
 

@@ -40,8 +40,8 @@ class LayerView:
     clock: when the token is fed in.
     rows: which rows of the batch these are; the B of a larger batch that still
       need the layer, for instance.
-    exit_states: [batch, target, D], the states in which earlier tokens left; a
-      ring, as `clock` says.
+    kept_states: [batch, target, D], what earlier tokens left behind for layers
+      that they skipped: the states in which they left; a ring, as `clock` says.
     is_full_model: [B], rows whose threshold of 1 forbids them to leave early.
     params: the network's parameters, for measures that are trained.
     network: calls a method of `t5.network.Transformer` by name.
@@ -60,7 +60,7 @@ class LayerView:
   previous_hidden: Float[Array, 'batch embed']
   clock: clock_lib.Clock
   rows: rows_lib.Rows
-  exit_states: Float[Array, 'batch target embed']
+  kept_states: Float[Array, 'batch target embed']
   is_full_model: Bool[Array, ' batch']
   params: Mapping[str, Any]
   network: Callable[..., jax.Array]

@@ -19,7 +19,7 @@ from calm_jax.early_exit.engine import (
   schedule,
 )
 from calm_jax.early_exit.engine import prediction as prediction_lib
-from calm_jax.early_exit.engine import propagation as propagation_lib
+from calm_jax.early_exit.engine import skipped_layers as skipped_layers_lib
 from calm_jax.t5 import joined as joined_lib
 from calm_jax.t5 import network
 
@@ -33,7 +33,7 @@ class DecoderParts:
     config: its sizes.
     measure: says how confident a layer is.
     exit_layers: where tokens may leave.
-    propagation: what skipped layers see of a token.
+    skipped_layers: what the layers that a token skips see of it.
     sampler: draws tokens from the distribution of the layer where they leave;
       the best one if None.
     prepared: what the measure derived from the parameters.
@@ -50,8 +50,8 @@ class DecoderParts:
   exit_layers: schedule.ExitLayers = struct.field(
     pytree_node=False, default=schedule.ExitLayers()
   )
-  propagation: propagation_lib.Propagation = struct.field(
-    pytree_node=False, default=propagation_lib.ExitState()
+  skipped_layers: skipped_layers_lib.SkippedLayers = struct.field(
+    pytree_node=False, default=skipped_layers_lib.ProjectExitState()
   )
   sampler: sampling.Sampler | None = struct.field(
     pytree_node=False, default=None

@@ -53,12 +53,13 @@ class DecoderCache:
 
   Attributes:
     layers: self-attention keys and values, of each layer.
-    exit_states: [batch, target, embed], the state in which each token left.
+    kept_states: [batch, target, embed], what each token left behind for the
+      layers that it skipped.
     measure_state: the measure's own.
   """
 
   layers: tuple[lazy_cache.LazyCache, ...]
-  exit_states: Float[Array, 'batch target embed']
+  kept_states: Float[Array, 'batch target embed']
   measure_state: Any = ()
 
 
@@ -107,32 +108,32 @@ class TokenResult:
 class LayerState:
   """Carried from layer to layer within one token.
 
-  `propagated` is what the layers that a row skips see of it. In a pack the
-  arrays are those of its rows; the cache has all rows of the batch.
+  `kept` is what rows leave behind that have left, or would leave here. In a
+  pack the arrays are those of its rows; the cache has all rows of the batch.
   """
 
   hidden: Float[Array, 'batch embed']
-  propagated: Float[Array, 'batch embed']
+  kept: Float[Array, 'batch embed']
   undecided: Bool[Array, ' batch']
   result: TokenResult
   cache: DecoderCache
 
   def cache_after(self, time: Int[Array, '']) -> DecoderCache:
     """The cache, with what skipped layers will see of this token."""
-    exit_states = self.cache.exit_states
-    slot = time % exit_states.shape[1]
-    exit_states = lax.dynamic_update_slice(
-      exit_states, self.propagated[:, None], (0, slot, 0)
+    kept_states = self.cache.kept_states
+    slot = time % kept_states.shape[1]
+    kept_states = lax.dynamic_update_slice(
+      kept_states, self.kept[:, None], (0, slot, 0)
     )
-    return self.cache.replace(exit_states=exit_states)
+    return self.cache.replace(kept_states=kept_states)
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenCall:
   """What is the same for all layers of one token.
 
-  `clock`, `thresholds` and `sample_keys` are those of `rows`; `constants` and
-  `self_bias`, the bias of self-attention, have all rows.
+  All but `constants` are those of `rows`; `self_bias` is the position bias and
+  the mask of self-attention, [rows, heads, target].
   """
 
   rows: rows_lib.Rows
@@ -148,6 +149,7 @@ class TokenCall:
       self,
       rows=rows,
       clock=self.clock.of_rows(rows),
+      self_bias=rows.take(self.self_bias),
       thresholds=rows.take(self.thresholds),
       sample_keys=rows.take(self.sample_keys),
     )

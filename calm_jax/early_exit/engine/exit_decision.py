@@ -93,13 +93,11 @@ class ExitDecision:
       num_layers=parts.config.num_decoder_layers,
       exit_number=parts.exits.index(layer),
       # Rows that have left show what skipped layers see of them.
-      hidden=jnp.where(
-        state.undecided[:, None], state.hidden, state.propagated
-      ),
+      hidden=jnp.where(state.undecided[:, None], state.hidden, state.kept),
       previous_hidden=below,
       clock=call.clock,
       rows=call.rows,
-      exit_states=state.cache.exit_states,
+      kept_states=state.cache.kept_states,
       is_full_model=call.thresholds >= 1.0,
       params=parts.params,
       network=parts.transformer,

@@ -7,13 +7,13 @@ in the batch. In a larger batch the rows that go on are packed (`packing`), so
 that a layer costs what they need.
 
 Layers that a token skipped still need its keys and values when a later token
-enters them. They are computed from the state in which the token left, through
-each layer's own norm and kernels (CALM Sec. 3.3.1), and lazily (`lazy_cache`).
+enters them. They are computed then (`lazy_cache`), from what the token left
+behind (`skipped_layers`).
 
 Worked example, three layers, one row. Token 0 leaves after layer 1, token 1
 after layer 1, token 2 uses all three. Layer 1 writes its row at tokens 0, 1, 2.
 Layer 2 runs first at token 2: it catches up with positions 0 and 1 from
-`exit_states`, then writes position 2 from its own input, and so does layer 3.
+`kept_states`, then writes position 2 from its own input, and so does layer 3.
 `filled` goes (1, 0, 0), (2, 0, 0), (3, 3, 3).
 """
 
@@ -84,7 +84,7 @@ class EarlyExitDecoder(decoder_parts.DecoderParts):
         )
         for _ in range(config.num_decoder_layers)
       ),
-      exit_states=jnp.zeros(
+      kept_states=jnp.zeros(
         (batch_size, max_decode_length, config.emb_dim), config.dtype
       ),
       measure_state=self.measure.start_sequence(
@@ -99,7 +99,7 @@ class EarlyExitDecoder(decoder_parts.DecoderParts):
     time: Int[Array, ''],
   ) -> decoder_state.DecoderCache:
     """The cache, some rows of which begin another sequence at `time`."""
-    length = cache.exit_states.shape[1]
+    length = cache.kept_states.shape[1]
     fresh = self.measure.start_sequence(self.config, len(rows.ids), length)
 
     def restart(old, new):

@@ -1,9 +1,9 @@
 """Caches that are filled when they are first read.
 
 A layer that a token skips owes its caches a row for it. Nobody reads the row
-before a later token enters that layer; then all owed rows are computed at once,
-from the states in which their tokens left. The numbers are those of eager
-propagation (CALM Sec. 3.3.1); layers that nobody enters read nothing.
+before a later token enters that layer; then all owed rows are computed at once
+(`owed`), from the states that their tokens left behind. Layers that nobody
+enters read nothing.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from calm_jax.early_exit.engine import run_if
+from calm_jax.early_exit.engine import owed, run_if
 from calm_jax.t5 import rows as rows_lib
-
-# Pairs of a row and a slot that a layer catches up with at a time: some for
-# each row, since every chunk reads the kernels anew, but not without end.
-_CHUNK_PER_ROW = 8
-_LARGEST_CHUNK = 32
 
 # States [batch, positions, embed] -> their keys and values, laid out as below.
 ProjectFn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -59,7 +54,7 @@ class LazyCache:
     project: ProjectFn,
     own: tuple[jax.Array, jax.Array],
     time: Int[Array, ''],
-    exit_states: Float[Array, 'batch target embed'],
+    kept_states: Float[Array, 'batch target embed'],
     rows: rows_lib.Rows,
   ) -> 'LazyCache':
     """Lets some rows catch up to a time, and adds their token of that time.
@@ -68,10 +63,17 @@ class LazyCache:
       project: the layer's own projection.
       own: key and value of each row's token, as `project` gives them.
       time: of the clock.
-      exit_states: what it sees of the tokens that it owes.
+      kept_states: what it sees of the tokens that it owes.
       rows: which rows of the batch.
     """
-    cache = self._caught_up(project, time, exit_states, rows)
+
+    def write_pairs(pairs, cache):
+      states = kept_states[pairs.rows.ids, pairs.slots]
+      return cache.with_pairs(project(states[:, None]), pairs)
+
+    cache = owed.in_chunks(
+      write_pairs, self, self.filled, time, rows, self.length
+    )
     slot = time % self.length
     key, value = own
 
@@ -82,8 +84,7 @@ class LazyCache:
           values=write_rows(cache.values, value, (0, 0, slot, 0)),
         )
       return rows.for_each(
-        lambda i, row, cache: cache._with_pair(key, value, i, row, slot),
-        cache,
+        lambda i, row, cache: cache._with_pair(own, i, row, slot), cache
       )
 
     # Always true, which XLA does not know: a write of its own, which would else
@@ -96,46 +97,22 @@ class LazyCache:
   def length(self) -> int:
     return self.keys.shape[-1]
 
-  def _caught_up(self, project, time, exit_states, rows):
-    """Writes the pairs of a row and a slot that the rows owe.
-
-    All pairs are numbered row by row, and projected some at a time. Pair number
-    n belongs to the first row that, with those before it, owes more than n.
-    """
-    filled = rows.take(self.filled)
-    num_rows = filled.shape[0]
-    is_row = jnp.arange(num_rows) < rows.count
-    owed = jnp.where(is_row, time - filled, 0)
-    up_to = jnp.cumsum(owed)
-    total = up_to[-1]
-    chunk = min(_CHUNK_PER_ROW * num_rows, _LARGEST_CHUNK)
-
-    def fill_chunk(state):
-      first, cache = state
-      pairs = first + jnp.arange(chunk)
-      # Past the last pair it is repeated, and not written.
-      pairs = jnp.minimum(pairs, total - 1)
-      owner = jnp.sum(up_to <= pairs[:, None], axis=1)
-      times = filled[owner] + pairs - (up_to - owed)[owner]
-      slots = times % self.length
-      row_ids = rows.ids[owner]
-      key, value = project(exit_states[row_ids, slots][:, None])
-      cache = lax.fori_loop(
-        0,
-        jnp.minimum(total - first, chunk),
-        lambda i, x: x._with_pair(key, value, i, row_ids[i], slots[i]),
-        cache,
-      )
-      return first + chunk, cache
-
-    _, cache = lax.while_loop(
-      lambda state: state[0] < total, fill_chunk, (jnp.int32(0), self)
+  def with_pairs(
+    self, projected: tuple[jax.Array, jax.Array], pairs: owed.Pairs
+  ) -> 'LazyCache':
+    """Keys and values of some pairs, as a `ProjectFn` gives them, written."""
+    return lax.fori_loop(
+      0,
+      pairs.rows.count,
+      lambda i, cache: cache._with_pair(
+        projected, i, pairs.rows.ids[i], pairs.slots[i]
+      ),
+      self,
     )
-    return cache
 
-  def _with_pair(self, key, value, i, row, slot):
+  def _with_pair(self, projected, i, row, slot):
     """Writes key and value number `i` to a slot of a row."""
-    key, value = (lax.dynamic_slice_in_dim(x, i, 1) for x in (key, value))
+    key, value = (lax.dynamic_slice_in_dim(x, i, 1) for x in projected)
     return self.replace(
       keys=write_rows(self.keys, key, (row, 0, 0, slot)),
       values=write_rows(self.values, value, (row, 0, slot, 0)),

@@ -6,6 +6,7 @@ Below `layer_loop`, which says what a token's call shares and keeps.
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -14,6 +15,7 @@ from calm_jax.early_exit.engine import (
   decoder_parts,
   decoder_state,
   exit_decision,
+  layer_entry,
   packing,
   run_if,
 )
@@ -46,7 +48,7 @@ class TokenRun:
     embedded = parts.transformer(token, method='embed')
     state = decoder_state.LayerState(
       hidden=embedded,
-      propagated=embedded,
+      kept=embedded,
       undecided=undecided,
       result=decoder_state.TokenResult.empty(
         token.shape[0], parts.config.num_decoder_layers if parts.trace else 0
@@ -109,50 +111,13 @@ class TokenRun:
     return rows.replace(cache=cache), answered
 
   def _run_and_decide(self, layer, state, measured):
-    state, below = self._run_layer(layer, state)
-    decide = exit_decision.ExitDecision(self.parts, self.call)
+    parts, below = self.parts, state.hidden
+    entry = layer_entry.LayerEntry(
+      layer,
+      parts.exits[0],
+      functools.partial(parts.layer, layer - 1),
+      self.call,
+    )
+    state = parts.skipped_layers.enter(entry, state)
+    decide = exit_decision.ExitDecision(parts, self.call)
     return decide(layer, state, below, measured)
-
-  def _run_layer(self, layer, state):
-    """The layer itself: catches up its cache, adds this token, attends."""
-    i, parts, call = layer - 1, self.parts, self.call
-    constants = call.constants
-    entering = jnp.where(
-      state.undecided[:, None], state.hidden, state.propagated
-    )
-    # The query of a row that has left is of no use, and of no harm.
-    query, *own = parts.layer(i, entering, method='project_token')
-    layer_cache = state.cache.layers[i].with_position(
-      lambda states: parts.layer(i, states, method='project_self'),
-      tuple(own),
-      call.clock.time,
-      state.cache.exit_states,
-      call.rows,
-    )
-    hidden = parts.layer(
-      i,
-      state.hidden,
-      query,
-      layer_cache.keys,
-      layer_cache.values,
-      call.self_bias,
-      constants.cross_keys[i],
-      constants.cross_values[i],
-      constants.cross_bias,
-      call.rows,
-      method='step',
-    )
-    cache = state.cache.replace(
-      layers=_replace_at(state.cache.layers, i, layer_cache)
-    )
-    below = state.hidden
-    hidden = jnp.where(state.undecided[:, None], hidden, below)
-    propagated = parts.propagation(
-      hidden, state.propagated, layer <= parts.exits[0]
-    )
-    state = state.replace(hidden=hidden, propagated=propagated, cache=cache)
-    return state, below
-
-
-def _replace_at(items: tuple, index: int, item) -> tuple:
-  return (*items[:index], item, *items[index + 1 :])

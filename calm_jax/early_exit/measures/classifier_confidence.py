@@ -93,7 +93,7 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
       project,
       project(view.hidden[:, None]),
       view.clock.time,
-      view.exit_states,
+      view.kept_states,
       view.rows,
     )
     logits = apply(

@@ -14,8 +14,8 @@ from calm_jax.early_exit.engine import (
   decoder_state,
   layer_loop,
   lazy_cache,
-  propagation,
   schedule,
+  skipped_layers,
 )
 from calm_jax.early_exit.measures import saturation, softmax, static, top_k
 
@@ -91,11 +91,11 @@ def test_equals_plain_python_for_mixed_exits(tied, measure):
   [
     {'exit_layers': schedule.ExitLayers(first_exit=2)},
     {'exit_layers': schedule.ExitLayers(exit_interval=2, min_exit=2)},
-    {'propagation': propagation.FirstExitState()},
+    {'skipped_layers': skipped_layers.FirstExitState()},
   ],
   ids=['first_exit', 'interval_and_min_exit', 'first_exit_state'],
 )
-def test_exits_and_propagation_equal_plain_python(options):
+def test_exits_and_skipped_layers_equal_plain_python(options):
   sources = tiny_t5.sources(3)
   threshold = _mixed_threshold(GAP, sources)
   model, params = tiny_t5.tiny_model(GAP, **options)
@@ -120,8 +120,11 @@ def test_first_exit_state_differs_from_the_exit_state():
   sources = tiny_t5.sources(4)
   threshold = np.full(4, _mixed_threshold(GAP, sources), np.float32)
   scores = []
-  for rule in (propagation.ExitState(), propagation.FirstExitState()):
-    model, params = tiny_t5.tiny_model(GAP, propagation=rule)
+  for rule in (
+    skipped_layers.ProjectExitState(),
+    skipped_layers.FirstExitState(),
+  ):
+    model, params = tiny_t5.tiny_model(GAP, skipped_layers=rule)
     result = model.generate(params, sources, threshold, max_decode_length=8)
     scores.append(np.asarray(result.log_probs))
   assert np.abs(scores[0] - scores[1]).max() > 1e-3

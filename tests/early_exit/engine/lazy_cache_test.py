@@ -24,12 +24,12 @@ def test_what_is_owed_is_written_when_a_row_enters(is_whole):
   """Against all states ever, of which a ring shows the newest."""
   states = np.random.default_rng(0).normal(size=(STEPS, BATCH, EMBED))
   states = states.astype(np.float32)
-  exit_states = np.zeros((BATCH, LENGTH, EMBED), np.float32)
+  kept_states = np.zeros((BATCH, LENGTH, EMBED), np.float32)
   cache = lazy_cache.LazyCache.empty(BATCH, 1, EMBED, LENGTH, jnp.float32)
 
   @jax.jit
-  def enter(cache, own, time, exit_states, rows):
-    return cache.with_position(project, project(own), time, exit_states, rows)
+  def enter(cache, own, time, kept_states, rows):
+    return cache.with_position(project, project(own), time, kept_states, rows)
 
   for time, entering in enumerate(ENTERING):
     if is_whole:
@@ -40,8 +40,8 @@ def test_what_is_owed_is_written_when_a_row_enters(is_whole):
       rows = rows_lib.Rows.all(BATCH)
     if entering:
       own = states[time][ids][:, None]
-      cache = enter(cache, own, jnp.int32(time), exit_states, rows)
-    exit_states[:, time % LENGTH] = states[time]
+      cache = enter(cache, own, jnp.int32(time), kept_states, rows)
+    kept_states[:, time % LENGTH] = states[time]
     for row in entering:
       assert cache.filled[row] == time + 1
       for then in range(max(0, time + 1 - LENGTH), time + 1):

@@ -134,7 +134,7 @@ def test_the_confidence_is_the_probability_of_agreement():
     previous_hidden=hidden,
     clock=clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
     rows=rows_lib.Rows.all(1),
-    exit_states=hidden[:, None],
+    kept_states=hidden[:, None],
     is_full_model=jnp.zeros(1, bool),
     params={classifiers.PARAMS: {'linear': params}},
     network=None,

@@ -58,7 +58,7 @@ def _view(hidden, previous_hidden=None, layer=1, **kwargs):
     ),
     'clock': clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
     'rows': rows_lib.Rows.all(len(hidden)),
-    'exit_states': hidden[:, None],
+    'kept_states': hidden[:, None],
     'is_full_model': jnp.zeros(len(hidden), bool),
     'params': {},
     'network': lambda states, method: states,

@@ -34,7 +34,7 @@ def _run(measure, model, params, states):
       previous_hidden=jnp.asarray(hidden),
       clock=clock.Clock(jnp.int32(0), jnp.zeros(len(hidden), int)),
       rows=rows_lib.Rows.all(len(hidden)),
-      exit_states=jnp.asarray(hidden)[:, None],
+      kept_states=jnp.asarray(hidden)[:, None],
       is_full_model=jnp.zeros(len(hidden), bool),
       params=params,
       network=functools.partial(module.apply, {'params': params}),
