@@ -41,7 +41,8 @@ _THIRD_PARTIES = (
 )
 
 _CALIBRATION = 'tests/calibration'
-_EXITS = 'tests/early_exit'
+_EXITS = 'tests/early_exit/engine'
+_MEASURES = 'tests/early_exit/measures'
 _LOOP = f'{_EXITS}/layer_loop_test.py'
 # What it breaks, file, line, mutated line, tests.
 MUTATIONS = (
@@ -148,7 +149,7 @@ MUTATIONS = (
     'early_exit/measures/top_k.py',
     'log_rest = jnp.logaddexp(log_rest, state.log_rest)',
     'log_rest = jnp.maximum(log_rest, state.log_rest)',
-    f'{_EXITS}/confidence_test.py {_EXITS}/top_k_test.py',
+    f'{_MEASURES}/measures_test.py {_MEASURES}/top_k_test.py',
   ),
   (
     'equals of the last kept token are left out',
