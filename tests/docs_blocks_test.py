@@ -56,7 +56,7 @@ OTHER_COMMANDS = {
   'tfds build': 'downloads',
   'gsutil cp': 'downloads',
   'github=': 'a variable of the next command',
-  'python -m t5x.': 'needs T5X, which is not on PyPI; tests/t5x_test.py',
+  'python -m t5x.': 'needs T5X, not on PyPI; tests/t5x/scripts_test.py',
   'cd ': 'into a folder of T5X',
   'find . -type f': 'coreutils; tests/checkpoints reads what it writes',
 }

@@ -11,8 +11,8 @@ from calm_jax.cli import main
 
 _PLAN = """
 from __gin__ import dynamic_registration
-from calm_jax.early_exit import confidence
-from calm_jax.early_exit import top_k
+from calm_jax.early_exit.measures import softmax
+from calm_jax.early_exit.measures import top_k
 from calm_jax.study import plan
 
 plan.Plan.sweeps = {
@@ -20,7 +20,7 @@ plan.Plan.sweeps = {
     'top-k 8': @k8/plan.Sweep(),
 }
 plan.Plan.recall_ks = (2, 8)
-softmax/plan.Sweep.measure = @softmax_measure.SoftmaxTopTwoGap()
+softmax/plan.Sweep.measure = @softmax.SoftmaxTopTwoGap()
 k8/plan.Sweep.measure = @top_k.TopKPropagation()
 top_k.TopKPropagation.k = 8
 plan.Sweep.thresholds = (0.5,)

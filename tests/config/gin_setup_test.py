@@ -20,7 +20,7 @@ from calm_jax.training import loop
 GIN_FILES = sorted(
   str(path.relative_to(gin_setup.gin_root()))
   for path in (gin_setup.gin_root() / 'gin').rglob('*.gin')
-  if path.parent.name != 't5x'  # For T5X's own scripts: t5x_test.
+  if path.parent.name != 't5x'  # For T5X's own scripts: tests/t5x.
 )
 
 

@@ -15,8 +15,10 @@ from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
   oracle,
+  patience,
   saturation,
   screening,
+  static,
   top_k,
 )
 from calm_jax.early_exit.measures import softmax as softmax_measure
@@ -294,7 +296,16 @@ def test_xla_counts_a_layer_as_the_formula_does():
 def test_every_measure_has_a_cost():
   classes = [
     value
-    for module in (classifier_confidence, confidence, oracle, top_k)
+    for module in (
+      classifier_confidence,
+      oracle,
+      patience,
+      saturation,
+      screening,
+      softmax_measure,
+      static,
+      top_k,
+    )
     for value in vars(module).values()
     if inspect.isclass(value)
     and issubclass(value, confidence.ConfidenceMeasure)

@@ -95,11 +95,11 @@ def test_fault_07_a_confidence_that_is_none(train_fails):
   message = train_fails(f"--gin.{measure}='softmax'")
   assert "got 'softmax'" in message
   assert 'gin/early_exit/' in message and "T5X's CONF_METHOD" in message
-  message = train_fails(f'--gin.{measure}=@softmax_measure.SoftmaxTopTwoGap')
+  message = train_fails(f'--gin.{measure}=@softmax.SoftmaxTopTwoGap')
   assert 'call it: SoftmaxTopTwoGap()' in message
   softmax = '--gin_file=gin/early_exit/softmax.gin'
-  message = train_fails(softmax, f'--gin.{measure}=@confidence.SoftmaxTopGap()')
-  assert 'Did you mean softmax_measure.SoftmaxTopTwoGap?' in message
+  message = train_fails(softmax, f'--gin.{measure}=@softmax.SoftmaxTopGap()')
+  assert 'Did you mean softmax.SoftmaxTopTwoGap?' in message
 
 
 def test_fault_07_a_consistency_that_is_none(run_calibrate):

@@ -98,7 +98,7 @@ def test_fault_65_gin_is_parsed_in_one_place_alone():
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
     if isinstance(node, ast.Attribute) and node.attr.startswith(parsers)
   }
-  assert found == {'cli/gin_setup.py'}
+  assert found == {'config/gin_setup.py'}
 
 
 @pytest.fixture

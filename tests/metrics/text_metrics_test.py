@@ -19,6 +19,8 @@ from calm_jax.metrics import character_ngrams, rouge, text_metrics
 TEXTS = st.text(alphabet='aAb c.?', max_size=24)
 NAMES = sorted(text_metrics.METRICS)
 
+MODULE = 'tests.metrics.text_metrics_test'
+
 
 def _chrf_by_definition(prediction, reference):
   """F2 of the mean precision and mean recall of character 1- to 6-grams."""
@@ -228,7 +230,7 @@ def test_an_unknown_metric_names_the_nearest():
     text_metrics.get_metric('rougeL')
   assert text_metrics.get_metric('chrf') is text_metrics.chrf
   with pytest.raises(errors.ConfigError, match='package.module:function'):
-    text_metrics.get_metric('tests.text_metrics_test:own')
+    text_metrics.get_metric(f'{MODULE}:own')
 
 
 def own(prediction, reference):
@@ -248,9 +250,9 @@ INSTANCE = Own()
 
 
 def test_a_function_of_the_users_own():
-  metric = text_metrics.get_or_import_metric('tests.text_metrics_test:own')
+  metric = text_metrics.get_or_import_metric(f'{MODULE}:own')
   assert metric('a', 'b') == 0.5
-  metric = text_metrics.get_or_import_metric('tests.text_metrics_test:INSTANCE')
+  metric = text_metrics.get_or_import_metric(f'{MODULE}:INSTANCE')
   assert metric('a', 'b') == 0.25
   # Names of ours are names.
   assert text_metrics.get_or_import_metric('chrf') is text_metrics.chrf
@@ -267,9 +269,15 @@ def test_a_function_of_the_users_own():
       (name, 'is named package.module:function')
       for name in (':own', 'json:', 'json:a:b', 'json://x', 'a-b:own', ' j:own')
     ),
-    ('tests.text_metrics_test:ovn', "none called 'ovn'. Did you mean 'own'"),
-    ('tests.text_metrics_test:TEXTS', 'must name a function'),
-    ('tests.text_metrics_test:three', "missing a required argument: 'more'"),
+    (
+      f'{MODULE}:ovn',
+      "none called 'ovn'. Did you mean 'own'",
+    ),
+    (f'{MODULE}:TEXTS', 'must name a function'),
+    (
+      f'{MODULE}:three',
+      "missing a required argument: 'more'",
+    ),
   ],
 )
 def test_a_function_that_is_none(name, message):

@@ -13,8 +13,9 @@ from calm_jax.parallel import data_parallel
 PROGRAM = """
 import jax, numpy as np
 from testing import tiny_t5
-from calm_jax import token_generator
-from calm_jax.early_exit import confidence, sampling
+from calm_jax.decode import token_generator
+from calm_jax.early_exit.engine import sampling
+from calm_jax.early_exit.measures import softmax
 
 assert len(jax.devices()) == 4
 model, params = tiny_t5.tiny_model(

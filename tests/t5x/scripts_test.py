@@ -3,7 +3,7 @@
 The runs need T5X and are skipped without it; docs/t5x.md tells what they were
 last seen to pass with. They take minutes:
 
-    python -m pytest tests/t5x_test.py
+    python -m pytest tests/t5x/scripts_test.py
 """
 
 import importlib
@@ -29,7 +29,9 @@ from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5x import models
 from calm_jax.training import classifier_step, loop, optimizers, state
 
-HAS_T5X = importlib.util.find_spec('t5x') is not None
+_T5X = importlib.util.find_spec('t5x')
+# The folder tests/t5x looks like a package of that name, without a file.
+HAS_T5X = _T5X is not None and _T5X.origin is not None
 MODEL_FILE = 'gin/models/t5_1_1_tiny.gin'
 GIN_FILES = sorted((gin_setup.gin_root() / 'gin' / 't5x').glob('*.gin'))
 
