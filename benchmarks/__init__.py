@@ -1,4 +1,4 @@
-"""Decoding speed beside other engines and beside the hardware's limit.
+"""Decoding speed compared with other engines and the hardware's limit.
 
 python -m benchmarks.decode --help; docs/speed.md explains the results.
 """

@@ -4,7 +4,7 @@
               <------{"seconds": 0.61, ...}---------
 
 Each system keeps a process of its own, with its weights and compiled programs,
-so that no library disturbs another and nobody is started twice. Only one of
+so that no library disturbs another and none is started twice. Only one of
 them works at a time.
 """
 
@@ -72,7 +72,7 @@ class Server(abc.ABC):
 
 
 def answer_questions(server: Server) -> None:
-  """The loop of a process; ends when nobody asks any more."""
+  """The loop of a process; ends when no request comes any more."""
   # Libraries may print: what they print must not be taken for an answer.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)

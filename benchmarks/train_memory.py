@@ -54,7 +54,7 @@ def residual_bytes(module, objective, train_state, batch) -> int:
 
 
 def temporary_bytes(module, optimizer, objective, train_state, batch) -> int:
-  """Of the compiled step, beside its arguments and results."""
+  """Of the compiled step, besides its arguments and results."""
   train_step = step.make_train_step(module, optimizer, objective, seed=0)
   compiled = train_step.lower(train_state, batch).compile()
   return compiled.memory_analysis().temp_size_in_bytes

@@ -5,8 +5,8 @@
 Each run is one of train, dump, infer and report with a tiny model. It is
 killed once or twice (SIGKILL or SIGTERM, at moments drawn from --seed), then
 the same command is given until it ends by itself. Its results must be those of
-a run that nobody killed: byte for byte, for checkpoints array for array. Seven
-minutes on two idle cores.
+a run that was never killed: byte for byte, for checkpoints array for array. It
+takes seven minutes on two idle cores.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Run:
     moments: of the signals, in seconds after the command's start.
     codes: exit codes of all its commands, a signal's negative.
     hits: signals that found the command still running.
-    wrong: '' or what differs from the run that nobody killed.
+    wrong: '' or what differs from the run that was not killed.
   """
 
   stage: str

@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Callable
 
-# Written by every run anew: clocks, process ids, and what killed writes leave.
+# Written by every run again: clocks, process ids, and what killed writes leave.
 _LOCKS = ('lock',)
 
 

@@ -67,7 +67,7 @@ def of_network(named: Mapping[str, Any]) -> dict[str, Any]:
 def check_exit_classifiers(named: Iterable[str], where: str) -> None:
   """Refuses a file of exit classifiers that holds anything else.
 
-  Its arrays go beside those of the network, which they must not replace.
+  Its arrays go next to those of the network, which they must not replace.
 
   Raises:
     DataError: names the first array that belongs to no exit classifier.

@@ -22,7 +22,7 @@ from calm_jax.records import json_records
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 # The format's floating point types that are numbers by themselves; those of six
-# bits and fewer, and F8_E8M0, mean something with scales beside them only.
+# bits and fewer, and F8_E8M0, mean something only with scales.
 _DTYPES = {
   'F64': np.float64,
   'F32': np.float32,

@@ -70,7 +70,7 @@ class _ZarrArray:
     # must not make us read elsewhere.
     name = pathlib.PurePosixPath(spec['kvstore']['path']).name
     if name == '..':
-      raise ValueError('an array must lie beside the index')
+      raise ValueError('an array must lie next to the index')
     self._directory = directory / name
     metadata = spec['metadata']
     self.shape = tuple(metadata['shape'])

@@ -149,7 +149,7 @@ def _summary(outcome: 'runner.Outcome', folder: str) -> str:
   if not outcome.is_new:
     return (
       f'Complete already: {manifest.num_examples} examples in {folder}'
-      ' (--overwrite makes it anew)'
+      ' (--overwrite makes it again)'
     )
   lines = [f'Written: {manifest.num_examples} examples to {folder}']
   if manifest.stopped:

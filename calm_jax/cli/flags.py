@@ -94,12 +94,12 @@ def add_overwrite_and_restart(parser: Parser) -> None:
   parser.add_argument(
     '--overwrite',
     action='store_true',
-    help='make a complete result anew, and replace it then',
+    help='make a complete result again, and replace it then',
   )
   parser.add_argument(
     '--restart',
     action='store_true',
-    help='begin anew where unfinished work could be taken up',
+    help='start over where unfinished work could be taken up',
   )
 
 

@@ -109,7 +109,7 @@ class _Writer:
     (outputs,) = self._search([inputs])
     for result in outputs:
       print(self._shown(result), flush=True)
-      # Pieces of a prompt use no layers, and are nobody's choice.
+      # Pieces of a prompt use no layers, and are no choice of the model.
       self._tokens += sum(used > 0 for used in result.num_layers_used)
       self._layers += sum(result.num_layers_used)
 

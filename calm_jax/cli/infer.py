@@ -213,7 +213,7 @@ def _decode(setup, generator, look_for: search.Search, num_examples: int):
   """The `runner.Decode` of the mode."""
   from calm_jax.inference import records, runner, scoring
 
-  # Few texts need no rows beside them.
+  # Few texts need no rows but their own.
   batch_size = min(setup.batch_size, max(1, num_examples))
   if setup.mode == records.SCORE:
     scorer = scoring.Scorer(generator, setup.max_decode_length)

@@ -98,7 +98,7 @@ def _dump_writer(loaded, examples, chosen, folder, name, sweep):
     except errors.DataError as error:
       # The folder is the study's own: what is there is of other settings, or
       # damaged.
-      print(f'Made anew: {error}', file=sys.stderr)
+      print(f'Made again: {error}', file=sys.stderr)
       write(overwrite=True, restart=True)
     return path
 

@@ -118,7 +118,7 @@ def _alone_in(model_dir: pathlib.Path) -> Iterator[None]:
   A folder that a refused run leaves empty is removed.
 
   Raises:
-    ResourceError: another process trains there, or nobody may write there.
+    ResourceError: another process trains there, or it may not be written.
   """
   with json_records.explained(model_dir / saved_config.FILE_NAME):
     lock = folder_lock.lock(model_dir, 'run')

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from calm_jax.doctor import findings
 
 _GIB = 2**30
-# The shipped model and JAX's compiler fit; TensorFlow beside them, just so.
+# The shipped model and JAX's compiler fit; TensorFlow besides them, just so.
 _LEAST_GIB = 2.0
 
 # A device file, what it is, and the extra of setup.py that drives it.

@@ -27,6 +27,6 @@ def look() -> Iterator[findings.Finding]:
     'shipped model',
     findings.WRONG,
     f'decodes {found.text!r} where {OUTPUT!r} is expected',
-    'Install calm_jax anew; if that does not help, these versions or this'
+    'Install calm_jax again; if that does not help, these versions or this'
     ' backend compute something else: JAX_PLATFORMS=cpu calm doctor.',
   )

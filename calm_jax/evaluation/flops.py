@@ -1,6 +1,6 @@
 """Operations of the decoder per token (Elbayad et al. 2020, appendix B).
 
-CALM reports these as its efficiency beside measured time. As there, products
+CALM reports these as its efficiency besides measured time. As there, products
 of matrices and vectors count, 2 operations per multiplication; norms, softmax,
 activations and embedding look-ups do not; the encoder is left out, as it is the
 same for all systems.
@@ -169,7 +169,7 @@ def _key_value(sizes: NetworkSizes) -> float:
 
 
 def _confidence(sizes, used, positions, cost, exits) -> tuple[float, float]:
-  """Sums over all tokens: beside the output embedding, and with it."""
+  """Sums over all tokens: without the output embedding, and with it."""
   is_token = used > 0
   left_at = used[is_token]
   wrong = ~np.isin(left_at, exits)

@@ -70,7 +70,7 @@ class Manifest(json_records.Record):
     network: sizes of the network by their names in `t5.network.T5Config`, and
       `num_mlp_inputs`, kernels into the feed-forward block.
     exit_layers: layers after which a token might leave, the last is L; if
-      empty, nobody noted them.
+      empty, unknown.
   """
 
   task: str

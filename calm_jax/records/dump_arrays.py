@@ -48,7 +48,7 @@ class Dump:
       full model's output, layer 1 first.
     trace_tokens: [N, T, L] int32, every layer's argmax along the same output.
     num_undefined: [N, G] int32, confidences that were NaN and so kept a token
-      from leaving; None if nobody counted.
+      from leaving; None if not counted.
 
   Raises:
     DataError: when made, if a shape, type, id or layer count is impossible.

@@ -22,7 +22,7 @@ class Flops(json_records.Record):
     feed_forward: of the layers that ran.
     propagation: keys and values of tokens that skipped a layer, for later
       tokens that did not.
-    confidence: what measuring costs beside the output embedding.
+    confidence: what measuring costs besides the output embedding.
     output_embedding: products with it, to measure and to choose the token.
   """
 

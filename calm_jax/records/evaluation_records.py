@@ -25,7 +25,7 @@ class CurvePoint(json_records.Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outputs(json_records.Record):
-  """What one system's outputs are like, beside the task's metric.
+  """What one system's outputs are like, besides the task's metric.
 
   Attributes:
     exact_match: share of outputs equal to the reference.
@@ -104,7 +104,7 @@ class Sample(json_records.Record):
 
 @dataclasses.dataclass(frozen=True)
 class ExampleLoss(json_records.Record):
-  """One test example at the calibrated threshold, beside the full model.
+  """One test example at the calibrated threshold, and at the full model.
 
   Attributes:
     loss: as it was calibrated.

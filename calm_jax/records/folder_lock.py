@@ -84,7 +84,7 @@ def _owner(file: IO) -> str:
   try:
     file.seek(0)
     name = file.read(200).strip() or 'unknown'
-  except OSError:  # Windows lets nobody else read it.
+  except OSError:  # Windows lets no other process read it.
     name = 'unknown'
   minutes = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime) / 60
   return f'{name}, for {minutes:.1f} minutes'

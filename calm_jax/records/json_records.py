@@ -55,7 +55,7 @@ class Record:
 
 
 def write_bytes_atomically(path: str | os.PathLike, content: bytes) -> None:
-  """Writes to a temporary name beside `path`, then renames.
+  """Writes to a temporary name next to `path`, then renames.
 
   A reader sees the old file or the new one, never a part.
 

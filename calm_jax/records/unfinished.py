@@ -139,7 +139,7 @@ class Folder(Generic[_J]):
       return None
 
   def discard(self) -> None:
-    """Removes the folder, of which nobody has any use."""
+    """Removes the folder, which has no further use."""
     self._let_go_on_windows()
     shutil.rmtree(self.path, ignore_errors=True)
     self.is_complete = True
@@ -185,7 +185,7 @@ def job_in(folder: pathlib.Path, job: _J, what: str) -> _J | None:
   path = folder / JOB
   if not path.is_file():
     return None
-  with advised('--restart begins anew.'):
+  with advised('--restart starts over.'):
     there = json_records.read_json(path, type(job))
     job.check_continues(there, f'{folder} holds an unfinished {what}, begun')
   return there

@@ -83,7 +83,7 @@ def test_t5x_index_may_not_lead_out_of_its_directory(t5x, config):
   shutil.copytree(t5x / 'elsewhere', t5x, dirs_exist_ok=True)
   scale['kvstore']['path'] = f'{t5x}/checkpoint_0/..'
   index.write_bytes(msgpack.packb(content))
-  with pytest.raises(errors.DataError, match='must lie beside the index'):
+  with pytest.raises(errors.DataError, match='must lie next to the index'):
     from_t5x.load_params(t5x, config)
 
 

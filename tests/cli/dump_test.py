@@ -154,7 +154,7 @@ def test_a_complete_dump_is_left_as_it_is(
 
   written = f'Written: 2 examples to {tmp_path}/calibration\n'
   complete = f'Complete already: 2 examples in {tmp_path}/calibration'
-  complete += ' (--overwrite makes it anew)\n'
+  complete += ' (--overwrite makes it again)\n'
   assert run('calibration')[:2] == (0, written)
   assert run('calibration') == (0, complete, [])
   assert run('calibration,test')[:2] == (

@@ -80,24 +80,24 @@ def test_study(tmp_path, capsys):
     assert (folder / f'{name}.png').stat().st_size > 10_000
   # Again: dumps are used where they are of the same texts and undamaged.
   made = shards_of(folder)
-  rerun(command, capsys, made_anew=0)
+  rerun(command, capsys, made_again=0)
   assert shards_of(folder) == made
   softmax, _ = made
   softmax.write_bytes(softmax.read_bytes()[:-1])
-  rerun(command, capsys, made_anew=1)
+  rerun(command, capsys, made_again=1)
   again = shards_of(folder)
   assert again[softmax][0] != made[softmax][0], 'written again'
   assert {x: y[1] for x, y in again.items()} == {
     x: y[1] for x, y in made.items()
   }
   assert [again[x] for x in again][1:] == [made[x] for x in made][1:]
-  rerun([*command, '--max_examples=3'], capsys, made_anew=2)
+  rerun([*command, '--max_examples=3'], capsys, made_again=2)
 
 
-def rerun(command, capsys, made_anew):
+def rerun(command, capsys, made_again):
   capsys.readouterr()
   assert main.main(command) == 0
-  assert capsys.readouterr().err.count('Made anew: ') == made_anew
+  assert capsys.readouterr().err.count('Made again: ') == made_again
 
 
 def shards_of(folder):

@@ -139,7 +139,7 @@ prepare_job() {
   fi
 }
 
-# A TPU that nobody reaches for several looks is replaced.
+# A TPU that cannot be reached for several looks is replaced.
 reach_again() {
   TROUBLES=$((TROUBLES + 1))
   note "the workers could not be reached ($TROUBLES)"

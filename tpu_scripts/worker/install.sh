@@ -4,7 +4,7 @@
 #   install.sh checkout|wheel FILE DEVICE_CHECK
 #   install.sh ref git+URL@REF     DEVICE_CHECK
 #
-# FILE lies beside this script. Installed already: nothing happens.
+# FILE lies next to this script. Installed already: nothing happens.
 set -euo pipefail
 
 RESOURCE_ERROR=4

@@ -136,7 +136,7 @@ read_latest() {
   elif [[ $answer == *'matched no objects'* ]]; then
     latest=
   else
-    # Beginning anew here would in time overwrite what is there.
+    # Starting over here would in time overwrite what is there.
     fail "$RESOURCE_ERROR" "$bucket cannot be read: $answer"
   fi
 }

@@ -108,7 +108,7 @@ class ExitDecision:
     )
 
   def _measure_if(self, condition, view):
-    """The measure's answer; zeros where nobody asks for it.
+    """The measure's answer; zeros where it is not asked for.
 
     A batch of rows with threshold 1 asks at the last layer only, so the full
     model pays nothing for the possibility of leaving.
@@ -123,7 +123,7 @@ class ExitDecision:
       return answer.replace(prediction=answer.prediction or nothing)
 
     # What is known of the sequence is kept, and what is known of the token. If
-    # that changes its shape here, nobody needs it: if no row may leave here,
+    # that changes its shape here, it is not needed: if no row may leave here,
     # none may at a later exit but the last.
     blank = run_if.zeros_like_result(measure, view.sequence_state)
     if _kind(blank.token_state) == _kind(view.token_state):

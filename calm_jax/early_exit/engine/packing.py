@@ -1,7 +1,7 @@
 """Work on the rows of a batch that need it, a few of them at a time.
 
 Rows of a batch leave the decoder one by one. A layer that half of them still
-need shall cost half; but a compiled program has fixed shapes. So the rows that
+need should cost half; but a compiled program has fixed shapes. So the rows that
 go on are taken together in packs of a few fixed sizes, as many packs as there
 are rows for.
 """

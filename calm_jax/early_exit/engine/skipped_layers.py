@@ -46,7 +46,7 @@ class ProjectExitState(SkippedLayers):
   def enter(self, entry, state):
     call, below = entry.call, state.hidden
     is_undecided = state.undecided[:, None]
-    # The query of a row that has left is of no use, and of no harm.
+    # The query of a row that has left is not used, and does no harm.
     query, *own = entry.project_token(
       jnp.where(is_undecided, below, state.kept)
     )

@@ -80,7 +80,7 @@ class ScreenedTopK(top_k.TopKPropagation):
   The tokens that are no candidates weigh what the preview says. A token that
   reaches the last layer is chosen from the whole vocabulary exactly, as by
   `TopKPropagation`, so that threshold 1 stays the full model. At exits below
-  `taken_at` candidates are proposed anew. With a rank of the network's width
+  `taken_at` candidates are proposed again. With a rank of the network's width
   and all tokens as candidates it is `TopKPropagation` up to rounding.
 
   Attributes:
