@@ -11,6 +11,7 @@ from calm_jax.early_exit.measures import (
   top_k,
 )
 from calm_jax.evaluation import measure_costs, network_sizes
+from calm_jax.records import descriptions
 
 # CALM's 8-layer model, at the middle of a summary of its CNN/DM.
 SIZES = network_sizes.NetworkSizes(
@@ -61,7 +62,7 @@ def _rows():
 
 def _operations(measure) -> float:
   """Of one measurement after the first exit, the embedding's included."""
-  cost = measure_costs.cost_of(repr(measure))
+  cost = measure_costs.cost_of(descriptions.describe(measure))
   exits = tuple(range(1, SIZES.num_decoder_layers + 1))
   embedding = cost.output_embedding(SIZES, exits)
   return float(

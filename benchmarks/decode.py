@@ -26,7 +26,7 @@ import tqdm
 
 from benchmarks import bandwidth, cases, outputs, rows, serve, systems
 from calm_jax.evaluation import speed
-from calm_jax.records import json_records
+from calm_jax.records import descriptions, json_records
 
 _FEWEST_REPEATS = 3
 _OUTPUT = serve.ROOT / 'benchmarks' / 'results' / 'decode'
@@ -151,9 +151,11 @@ class Benchmark:
 
   def _measure_batch(self, case, batch, processes, opened) -> rows.Runs:
     ours = opened.get(systems.CALM, {'measures': {}, 'first_layers': {}})
-    runs = rows.Runs(
-      case, batch, self._args.tokens, ours['measures'], {}, {}, {}
-    )
+    measures = {
+      key: descriptions.Description.from_json(measure)
+      for key, measure in ours['measures'].items()
+    }
+    runs = rows.Runs(case, batch, self._args.tokens, measures, {}, {}, {})
     name = f'{case.name}, batch {batch}'
     for system in tqdm.tqdm(
       self._systems(case, processes, ours), desc=f'{name}: prepare'

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks import cases, systems
 from calm_jax.evaluation import confidence_cost, cost_model, measure_costs
+from calm_jax.records import descriptions
 
 
 @dataclasses.dataclass
@@ -19,7 +20,7 @@ class Runs:
     case: the model.
     batch: rows.
     new_tokens: of each row.
-    measures: key -> repr of our measures.
+    measures: key -> our measure.
     prepared: seconds to compile, or of a peer's first run.
     decoded: all answers of `decode`, in the order of the repeats.
     sources: all answers of `source`, by process, in the same order.
@@ -28,7 +29,7 @@ class Runs:
   case: cases.Case
   batch: int
   new_tokens: int
-  measures: Mapping[str, str]
+  measures: Mapping[str, descriptions.Description]
   prepared: dict[systems.System, float]
   decoded: dict[systems.System, list[dict[str, Any]]]
   sources: dict[str, list[dict[str, Any]]]

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks import programs, serve
 from calm_jax.checkpoints import from_huggingface
+from calm_jax.records import descriptions
 
 
 class CalmServer(serve.Server):
@@ -27,7 +28,10 @@ class CalmServer(serve.Server):
     return {
       'versions': {'jax': jax.__version__},
       'device': jax.devices()[0].platform,
-      'measures': {key: repr(x) for key, x in programs.MEASURES.items()},
+      'measures': {
+        key: descriptions.describe(x).to_json()
+        for key, x in programs.MEASURES.items()
+      },
       'first_layers': {
         key: x.first_layer for key, x in programs.MEASURES.items()
       },

@@ -21,7 +21,7 @@ from calm_jax.calibration import (
 )
 from calm_jax.dump import reader
 from calm_jax.metrics import text_metrics
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 
 _DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
 
@@ -88,30 +88,15 @@ def calibrate_dump(
     failure_prob=failure_prob,
     consistency=objective.name,
     metric=metric or manifest.metric,
-    p_value=repr(p_value),
-    procedure=repr(procedure),
+    p_value=descriptions.describe(p_value),
+    procedure=descriptions.describe(procedure),
     guarantee=_guarantee_of(procedure),
     num_examples=outcome.num_examples,
     reason=outcome.reason,
     warning=outcome.warning,
     grid=_grid_points(manifest, data, outcome, scores),
-    dump=provenance(manifest),
+    dump=manifest.provenance,
   )
-
-
-def provenance(manifest: contracts.Manifest) -> dict[str, str]:
-  """What the calibrated threshold belongs to."""
-  names = (
-    'task',
-    'split',
-    'measure',
-    'threshold_schedule',
-    'decode_mode',
-    'model_digest',
-    'config_digest',
-    'data_digest',
-  )
-  return {name: getattr(manifest, name) for name in names}
 
 
 def _guarantee_of(procedure: choices.Procedure) -> str:

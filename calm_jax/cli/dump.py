@@ -253,7 +253,7 @@ def write_dump(
     split=split,
     metric=found.info.metric,
     thresholds=thresholds or runner.DEFAULT_THRESHOLDS,
-    model_digest=loaded.digest,
+    params_digest=loaded.params_digest,
     data_digest=found.digest,
     command=flags.command_line(),
   )

@@ -139,7 +139,7 @@ def evaluate_dump(
 
   manifest, data = test
   loading.check_same_model(
-    loaded, dataclasses.asdict(manifest), 'The test dump'
+    manifest.model, loaded.description(), 'The test dump'
   )
   checks.check_inputs(test, calibration, calibration_dump, metric)
   info = task_examples.find_task(manifest.task)

@@ -174,7 +174,7 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
   examples = examples[chosen.shard_id :: chosen.num_shards]
   generator = loaded.generator
   look_for = search.Search(chosen, generator, threshold)
-  setup = _setup(chosen, loaded, threshold, look_for)
+  setup = _setup(chosen, loaded, threshold)
   job = runner.job(generator, setup, name, split, examples)
   outcome = runner.run(
     generator,
@@ -189,22 +189,22 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
   print(_summary(outcome, path, generator.model.config.num_decoder_layers))
 
 
-def _setup(chosen, loaded, threshold: float, look_for: search.Search):
+def _setup(chosen, loaded, threshold: float):
   """The `runner.Setup` of all files."""
   from calm_jax.inference import runner
 
   return runner.Setup(
     mode=chosen.mode,
     threshold=threshold,
-    decoding=str(look_for),
+    model=search.description_for(chosen, loaded),
     num_decodes=chosen.num_decodes,
-    max_decode_length=chosen.max_decode_length
-    or loaded.generator.max_decode_length,
+    num_beams=chosen.beam_size or 0,
+    seed=chosen.seed or 0,
+    prompt=chosen.prompt or '',
     batch_size=chosen.batch_size,
     batches_per_chunk=chosen.checkpoint_period,
     shard_id=chosen.shard_id,
     num_shards=chosen.num_shards,
-    model_digest=loaded.digest,
     command=flags.command_line(),
   )
 
@@ -216,7 +216,7 @@ def _decode(setup, generator, look_for: search.Search, num_examples: int):
   # Few texts need no rows but their own.
   batch_size = min(setup.batch_size, max(1, num_examples))
   if setup.mode == records.SCORE:
-    scorer = scoring.Scorer(generator, setup.max_decode_length)
+    scorer = scoring.Scorer(generator, setup.model.max_decode_length)
     return runner.in_batches(scorer, batch_size)
 
   def decode(examples, **options):

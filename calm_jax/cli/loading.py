@@ -13,6 +13,10 @@ from calm_jax.cli import settings
 if TYPE_CHECKING:
   from calm_jax.data import task_examples
   from calm_jax.decode import generation
+  from calm_jax.records import model_description
+
+# Of what differs between two models: the first ones say which it is.
+_MOST_SHOWN = 3
 
 MODEL = settings.Setting(
   'model',
@@ -38,11 +42,17 @@ class LoadedModel:
 
   Attributes:
     generator: reads and writes text.
-    digest: names the weights; dumps and calibrations carry it.
+    params_digest: names the weights.
   """
 
   generator: 'generation.TextGenerator'
-  digest: str
+  params_digest: str
+
+  def description(self, **decoding) -> 'model_description.ModelDescription':
+    """What dumps and calibrations carry; arguments as of `describe`."""
+    from calm_jax.decode import description
+
+    return description.describe(self.generator, self.params_digest, **decoding)
 
 
 def load(chosen) -> LoadedModel:
@@ -128,36 +138,36 @@ def register_task(gin_macros: Mapping[str, Any]) -> None:
 
 
 def check_same_model(
-  loaded: LoadedModel, recorded: Mapping[str, str], what: str
+  there: 'model_description.ModelDescription',
+  here: 'model_description.ModelDescription',
+  what: str,
+  advice: str = (
+    'Give the model and the gin files that it was made with, or make it again'
+    ' with these.'
+  ),
 ) -> None:
   """Refuses results of another model than the one that was loaded.
 
   Args:
-    loaded: the model.
-    recorded: has the results' model_digest, config_digest and measure.
+    there: the model of the results.
+    here: the one that was loaded, and how it is to decode.
     what: the results, as a sentence begins.
+    advice: what to do about it.
 
   Raises:
-    DataError: a digest differs.
+    DataError: they differ.
   """
-  from calm_jax.dump import runner
+  from calm_jax.records import differences
 
-  here = {
-    'model_digest': loaded.digest,
-    'config_digest': runner.config_digest(loaded.generator),
-  }
-  advice = (
-    'Give the model that it was made with, or make it again with this one.'
+  different = differences.differences(there, here)
+  if not different:
+    return
+  shown = [
+    f'its {name} is {was}, and here it is {now}'
+    for name, (was, now) in different.items()
+  ]
+  if len(shown) > _MOST_SHOWN:
+    shown[_MOST_SHOWN:] = [f'{len(shown) - _MOST_SHOWN} more are others']
+  raise errors.DataError(
+    f'{what} must be of this model: {"; ".join(shown)}. {advice}'
   )
-  there, measure = recorded.get('measure'), repr(loaded.generator.model.measure)
-  if there not in (None, measure):
-    advice = (
-      f'It is of the measure {there}, and here it is {measure}: give the same'
-      ' --gin_file.'
-    )
-  for name, digest in here.items():
-    if recorded.get(name) != digest:
-      raise errors.DataError(
-        f'{what} must belong to this model: its {name} is'
-        f' {recorded.get(name)!r}, the model has {digest!r}. {advice}'
-      )

@@ -11,6 +11,7 @@ from calm_jax.cli import loading, settings
 
 if TYPE_CHECKING:
   from calm_jax.decode import generation
+  from calm_jax.records import model_description
 
 
 def settings_of(default_threshold: float) -> tuple[settings.Setting, ...]:
@@ -206,7 +207,8 @@ def threshold_for(chosen, loaded: loading.LoadedModel, default: float) -> float:
   """The threshold asked for, or the calibrated one of the same model.
 
   Raises:
-    DataError: the calibration belongs to another model or configuration.
+    DataError: the calibration is of another model, of another longest output,
+      or of outputs whose tokens were chosen in another way.
   """
   if chosen.beam_size is not None:
     return 1.0
@@ -216,9 +218,31 @@ def threshold_for(chosen, loaded: loading.LoadedModel, default: float) -> float:
 
   result = contracts.read_json(chosen.calibration, contracts.CalibrationResult)
   loading.check_same_model(
-    loaded, result.dump, f'The calibration {chosen.calibration}'
+    result.dump.model,
+    description_for(chosen, loaded),
+    f'The calibration {chosen.calibration}',
+    'Give the model, flags and gin files that it was made with; or give its'
+    f' threshold itself, --threshold={result.threshold}, which promises nothing'
+    ' here.',
   )
   return result.threshold
+
+
+def description_for(
+  chosen, loaded: loading.LoadedModel
+) -> 'model_description.ModelDescription':
+  """The model, with how the flags make it choose tokens, and how many."""
+  from calm_jax.decode import beam_search, decode_fns
+
+  if chosen.beam_size is None:
+    decode_fn = sampler_for(chosen) or decode_fns.Greedy()
+  elif chosen.alpha is None:
+    decode_fn = beam_search.BeamSearch()
+  else:
+    decode_fn = beam_search.BeamSearch(chosen.alpha)
+  return loaded.description(
+    decode_fn=decode_fn, max_decode_length=chosen.max_decode_length
+  )
 
 
 def check_is_text(what: str, text: str) -> None:
@@ -285,19 +309,6 @@ class Search:
       seed=chosen.seed or 0,
       **_given(options | {'batch_size': batch_size}),
     )
-
-  def __str__(self) -> str:
-    """The search and all its knobs but the longest output."""
-    chosen = self._chosen
-    prompt = '' if chosen.prompt is None else f', prompt {chosen.prompt!r}'
-    if chosen.beam_size is not None:
-      alpha = 'default' if chosen.alpha is None else f'{chosen.alpha:g}'
-      how = f'best {chosen.num_decodes} of {chosen.beam_size} beams'
-      return f'{how}, alpha {alpha}{prompt}'
-    if self._sampler is None:
-      return f'greedy{prompt}'
-    how = f'{chosen.num_decodes} draws by {self._sampler}'
-    return f'{how}, seed {chosen.seed or 0}{prompt}'
 
 
 def _given(options: dict) -> dict:

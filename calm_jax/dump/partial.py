@@ -14,7 +14,6 @@ import hashlib
 import os
 import pathlib
 import shutil
-from typing import Any
 
 from calm_jax import errors
 from calm_jax.dump import reader, shards
@@ -31,6 +30,7 @@ class Job(unfinished.Job):
     examples_per_shard: of all shards but the last.
     thresholds_per_pass: how many are generated before the next are.
     rows: decoded side by side.
+    rows_per_pack: of them, as `decode.models.EncoderDecoderModel` has it.
     stopping: '' or the rule by which lower thresholds are left out.
     num_examples: 0 where nobody knows it beforehand.
   """
@@ -40,15 +40,10 @@ class Job(unfinished.Job):
   examples_per_shard: int
   thresholds_per_pass: int
   rows: int
+  rows_per_pack: tuple[int, ...] = ()
   stopping: str = ''
   num_examples: int = 0
-
-  def settings(self) -> dict[str, Any]:
-    """As `unfinished.Job`, with the header's fields among the others."""
-    fields = self.to_json()
-    header = fields.pop('header')
-    header.pop('command')
-    return header | fields  # The header's number of examples is not yet known.
+  schema_version: int = json_records.RESULTS_VERSION
 
   def made(self, manifest: contracts.Manifest) -> bool:
     """Whether a manifest is that of this job's dump."""

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import calm_jax
 from calm_jax import errors
 from calm_jax.data import corpus
-from calm_jax.decode import generation
+from calm_jax.decode import description, generation
 from calm_jax.dump import partial, passes
 from calm_jax.records import contracts
 
@@ -40,12 +40,6 @@ ROWS = 128
 EXAMPLES_PER_SHARD = 64
 
 _PACKAGES = ('jax', 'flax', 'numpy', 'sentencepiece')
-
-# What decides the operations of a token; names are T5Config's.
-_SIZES = (
-  *('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'),
-  *('num_encoder_layers', 'num_decoder_layers'),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +72,6 @@ class Outcome:
   is_new: bool
 
 
-def config_digest(generator: generation.TextGenerator) -> str:
-  """Names what besides the weights decides the output: sizes and exits."""
-  model = generator.model
-  parts = (
-    repr(model.config),
-    repr(model.measure),
-    repr(model.threshold_schedule),
-    repr(model.exit_layers),
-    repr(model.skipped_layers),
-    generator.tokenizer.digest,
-    str((generator.inputs_length, generator.max_decode_length)),
-  )
-  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
-
-
 def header(
   generator: generation.TextGenerator,
   *,
@@ -100,7 +79,7 @@ def header(
   split: str,
   metric: str,
   thresholds: Sequence[float],
-  model_digest: str,
+  params_digest: str,
   data_digest: str,
   command: str,
 ) -> contracts.Manifest:
@@ -112,7 +91,7 @@ def header(
     split: of the task's examples.
     metric: by which the task is judged, from `calm_jax.metrics.text_metrics`.
     thresholds: strictly descending, first 1 (the full model).
-    model_digest: names the weights.
+    params_digest: names the weights.
     data_digest: names the examples.
     command: repeats the dump.
 
@@ -120,26 +99,16 @@ def header(
     The manifest, without shards.
 
   Raises:
+    ConfigError: a choice of the model cannot be written down as data.
     DataError: the thresholds are not such a grid.
   """
-  config = generator.model.config
   return contracts.Manifest(
     task=task,
     split=split,
     metric=metric,
     thresholds=tuple(float(x) for x in thresholds),
-    num_decoder_layers=config.num_decoder_layers,
-    max_decode_length=generator.max_decode_length,
-    measure=repr(generator.model.measure),
-    threshold_schedule=repr(generator.model.threshold_schedule),
-    model_digest=model_digest,
-    config_digest=config_digest(generator),
+    model=description.describe(generator, params_digest),
     data_digest=data_digest,
-    network={
-      **{name: getattr(config, name) for name in _SIZES},
-      'num_mlp_inputs': len(config.mlp_activations),
-    },
-    exit_layers=generator.model.exit_layers.layers(config.num_decoder_layers),
     versions=versions(),
     command=command,
   )
@@ -201,6 +170,7 @@ def run(
     examples_per_shard=examples_per_shard,
     thresholds_per_pass=per_pass,
     rows=ROWS,
+    rows_per_pack=tuple(generator.model.rows_per_pack),
     stopping=stopping.name if stopping else '',
     num_examples=len(ordered),
   )

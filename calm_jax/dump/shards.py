@@ -95,8 +95,8 @@ def check_fits(
   """Raises a DataError if the arrays have other sizes than the manifest."""
   expected = (
     len(manifest.thresholds),
-    manifest.max_decode_length,
-    manifest.num_decoder_layers,
+    manifest.model.max_decode_length,
+    manifest.model.num_decoder_layers,
   )
   got = (*dump.tokens.shape[1:], dump.trace_tokens.shape[2])
   if got != expected:

@@ -5,20 +5,9 @@ configuration, and its guarantee is tested on unseen examples only.
 """
 
 from calm_jax import errors
-from calm_jax.calibration import from_dump
 from calm_jax.evaluation import timing
 from calm_jax.metrics import text_metrics
-from calm_jax.records import contracts
-
-# What the calibrated threshold depends on, as `calibration.provenance` has it.
-_SAME = (
-  'task',
-  'measure',
-  'threshold_schedule',
-  'decode_mode',
-  'model_digest',
-  'config_digest',
-)
+from calm_jax.records import contracts, differences
 
 
 def check_inputs(
@@ -82,21 +71,20 @@ def check_same_system(
   manifest: contracts.Manifest, calibration: contracts.CalibrationResult
 ) -> None:
   """Raises a DataError if something else was calibrated than is tested."""
-  for name in _SAME:
-    tested, calibrated = getattr(manifest, name), calibration.dump.get(name)
-    if tested != calibrated:
-      raise errors.DataError(
-        f'The test dump must have the same {name} as the calibration, got'
-        f' {tested!r} in the test dump and {calibrated!r} in the calibration;'
-        ' dump both splits with one model and one configuration.'
-      )
+  different = calibration.dump.differences(manifest.provenance)
+  for name, (calibrated, tested) in different.items():
+    raise errors.DataError(
+      f'The test dump must have the same {name} as the calibration, got'
+      f' {tested!r} in the test dump and {calibrated!r} in the calibration;'
+      ' dump both splits with one model and one configuration.'
+    )
 
 
 def check_other_split(
   manifest: contracts.Manifest, calibration: contracts.CalibrationResult
 ) -> None:
   """Raises a DataError if the test split is the one that was calibrated on."""
-  if manifest.split == calibration.dump.get('split'):
+  if manifest.split == calibration.dump.split:
     raise errors.DataError(
       f'The calibration and the test dump are both of the split'
       f' {manifest.split!r}; evaluate on another split, or give the dump that'
@@ -121,15 +109,17 @@ def check_unseen(
   Raises:
     DataError: a shared example, or the calibration is of another dump.
   """
-  got: dict[str, object] = {**from_dump.provenance(calibration_manifest)}
-  got['num_examples'] = calibration_data.num_examples
-  required = {**calibration.dump, 'num_examples': calibration.num_examples}
-  for name in sorted(got | required):
-    if got.get(name) != required.get(name):
-      raise errors.DataError(
-        'The calibration dump must be the one that was calibrated on, with'
-        f' {name} {required.get(name)!r}, got one with {got.get(name)!r}.'
-      )
+  different = differences.differences(
+    calibration.dump, calibration_manifest.provenance
+  )
+  if calibration_data.num_examples != calibration.num_examples:
+    counts = calibration.num_examples, calibration_data.num_examples
+    different['num_examples'] = counts
+  for name, (required, got) in different.items():
+    raise errors.DataError(
+      'The calibration dump must be the one that was calibrated on, with'
+      f' {name} {required!r}, got one with {got!r}.'
+    )
   ids = data.example_ids.tolist()
   seen = set(calibration_data.example_ids.tolist())
   if shared := [name for name in ids if name in seen]:

@@ -1,15 +1,15 @@
 """The sizes of a T5 network that decide what a token costs.
 
-Manifest.network -> NetworkSizes -> flops
+ModelDescription.network -> NetworkSizes -> flops
 
 Plain numbers, so that operations are counted where no network can be built.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Self
 
 from calm_jax import errors
+from calm_jax.records import descriptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,18 +48,11 @@ class NetworkSizes:
     return self.num_heads * self.head_dim
 
   @classmethod
-  def from_mapping(cls, sizes: Mapping[str, int]) -> Self | None:
-    """Picks the sizes out of a manifest's `network`; None if it has none.
-
-    Raises:
-      DataError: some are there and some are not.
-    """
-    if not sizes:
-      return None
+  def of(cls, network: descriptions.Description) -> Self | None:
+    """Those of a described network; None if it does not have them all."""
+    knobs = dict(network.knobs)
+    knobs['num_mlp_inputs'] = len(knobs.get('mlp_activations', ()))
     names = [field.name for field in dataclasses.fields(cls)]
-    if missing := [name for name in names if name not in sizes]:
-      raise errors.DataError(
-        f'The network sizes of a dump must include {names}, but {missing} are'
-        ' missing; run `calm dump` again.'
-      )
-    return cls(**{name: sizes[name] for name in names})
+    if not set(names) <= set(knobs):
+      return None
+    return cls(**{name: knobs[name] for name in names})

@@ -2,8 +2,8 @@
 
 Manifest, Dump --> flops --> two `Flops`
 
-Part of `evaluate`. None where the manifest does not tell the network's sizes,
-or names a measure whose cost is not known.
+Part of `evaluate`. None where the network has no such sizes, or where the
+measure's cost is not known.
 """
 
 from typing import Any
@@ -33,7 +33,8 @@ def count(
     DataError: the lengths are not one for each example, or the manifest does
       not fit its dump.
   """
-  sizes = network_sizes.NetworkSizes.from_mapping(manifest.network)
+  model = manifest.model
+  sizes = network_sizes.NetworkSizes.of(model.network)
   if sizes is None or source_lengths is None:
     return None, None
   if np.shape(source_lengths) != (data.num_examples,):
@@ -45,11 +46,11 @@ def count(
   full = flops.flops_per_token(sizes, used[:, 0], source_lengths)
   if manifest.thresholds[column] == 1.0:  # Nothing is measured there.
     return full, full
-  cost = measure_costs.cost_of(manifest.measure)
+  cost = measure_costs.cost_of(model.measure)
   if cost is None:
     return full, None
   early = flops.flops_per_token(
-    sizes, used[:, column], source_lengths, cost, manifest.exit_layers
+    sizes, used[:, column], source_lengths, cost, model.exit_layers
   )
   return full, early
 

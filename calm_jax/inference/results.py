@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from calm_jax import errors
-from calm_jax.records import json_records, unfinished
+from calm_jax.records import json_records, model_description, unfinished
 
 _DONE = '.COMPLETED'
 _MARKERS = re.compile(r'.+\.COMPLETED')
@@ -36,16 +36,17 @@ class Job(unfinished.Job):
     mode: one of `records.MODES`.
     split: '' for a text file.
     threshold: of the exits; 1 is the full model.
-    decoding: how tokens are chosen, with all knobs.
+    model: with the `decode_fn` and the lengths of this run.
     num_decodes: outputs of a text.
-    inputs_length, max_decode_length: in tokens.
+    num_beams: of a beam search; 0 without one.
+    seed: of the draws.
+    prompt: how every output begins.
     shard_id, num_shards: which share of the examples, of how many.
     num_examples: of this share.
     batch_size: texts decoded side by side.
+    rows_per_pack: of them, as `decode.models.EncoderDecoderModel` has it.
     batches_per_chunk: finished together.
-    measure, threshold_schedule: of confidence; their reprs.
     examples_digest: of the texts, in their order.
-    model_digest, config_digest: of the weights, and of the sizes and exits.
     versions: of packages.
     command: repeats the run.
   """
@@ -54,22 +55,21 @@ class Job(unfinished.Job):
   mode: str
   split: str
   threshold: float
-  decoding: str
+  model: model_description.ModelDescription
   num_decodes: int
-  inputs_length: int
-  max_decode_length: int
+  num_beams: int
+  seed: int
+  prompt: str
   shard_id: int
   num_shards: int
   num_examples: int
   batch_size: int
+  rows_per_pack: tuple[int, ...]
   batches_per_chunk: int
-  measure: str
-  threshold_schedule: str
   examples_digest: str
-  model_digest: str
-  config_digest: str
   versions: dict[str, str]
   command: str
+  schema_version: int = json_records.RESULTS_VERSION
 
   def __post_init__(self):
     if not self.task or {*self.task} & {'/', '\\', '\0'}:

@@ -16,7 +16,7 @@ from calm_jax.data import corpus
 from calm_jax.decode import generation
 from calm_jax.dump import runner as dump_runner
 from calm_jax.inference import records, results
-from calm_jax.records import unfinished
+from calm_jax.records import model_description, unfinished
 from calm_jax.training import signals
 
 # Outputs of each example of a chunk, the best first. What one gives may not
@@ -32,14 +32,15 @@ class Setup:
 
   mode: str
   threshold: float
-  decoding: str
-  num_decodes: int
-  max_decode_length: int
+  model: model_description.ModelDescription
+  num_decodes: int = 1
+  num_beams: int = 0
+  seed: int = 0
+  prompt: str = ''
   batch_size: int
   batches_per_chunk: int
   shard_id: int = 0
   num_shards: int = 1
-  model_digest: str
   command: str
 
 
@@ -71,15 +72,12 @@ def job(
   """
   records.check_mode(setup.mode)
   return results.Job(
-    **dataclasses.asdict(setup),
+    **{x.name: getattr(setup, x.name) for x in dataclasses.fields(setup)},
     task=task,
     split=split,
-    inputs_length=generator.inputs_length,
+    rows_per_pack=tuple(generator.model.rows_per_pack),
     num_examples=len(examples),
     examples_digest=dump_runner.examples_digest(examples),
-    measure=repr(generator.model.measure),
-    threshold_schedule=repr(generator.model.threshold_schedule),
-    config_digest=dump_runner.config_digest(generator),
     versions=dump_runner.versions(),
   )
 

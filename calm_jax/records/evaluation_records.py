@@ -6,7 +6,6 @@
 import dataclasses
 
 from calm_jax.records import efficiency_records, json_records, record_checks
-from calm_jax.records.json_records import SCHEMA_VERSION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +167,7 @@ class EvaluationResult(json_records.Record):
   layer_histogram: tuple[int, ...] = ()
   versions: dict[str, str] = dataclasses.field(default_factory=dict)
   command: str = ''
-  schema_version: int = SCHEMA_VERSION
+  schema_version: int = json_records.RESULTS_VERSION
 
   def __post_init__(self):
-    json_records.check_schema_version(self.schema_version, 'The evaluation')
     record_checks.require_guarantee(self)

@@ -23,8 +23,12 @@ from typing import Any, Self, TypeVar
 
 from calm_jax import errors
 
-# Raise it when a field changes its meaning, so that an old reader refuses.
+# Of the files of models and training. A version is raised where a field changes
+# its meaning, so that an old reader refuses.
 SCHEMA_VERSION = 1
+# Of what crosses stages: one version, so that a manifest that is given in place
+# of a calibration is called that, and not an old one. 2: choices are no texts.
+RESULTS_VERSION = 2
 # Beside a record's fields in its file. Without it a file is read unchecked.
 _DIGEST = 'record_sha256'
 
@@ -171,13 +175,14 @@ def read_json(
   return result
 
 
-def check_schema_version(version: Any, where: str) -> None:
+def check_schema_version(
+  version: Any, where: str, expected: int = SCHEMA_VERSION
+) -> None:
   """Raises a `DataError` that names the version needed."""
-  if version != SCHEMA_VERSION or isinstance(version, bool):
+  if version != expected or isinstance(version, bool):
     raise errors.DataError(
       f'{where} has schema version {version!r}, but this calm_jax reads'
-      f' version {SCHEMA_VERSION}; use the calm_jax that wrote it, or write it'
-      ' again.'
+      f' version {expected}; use the calm_jax that wrote it, or write it again.'
     )
 
 
@@ -219,17 +224,21 @@ def _record(cls: type[_R], fields: Any, where: str) -> _R:
     raise errors.DataError(
       f'{where} must be a JSON object, got {type(fields).__name__}.'
     )
-  names = [field.name for field in dataclasses.fields(cls)]
+  by_name = {field.name: field for field in dataclasses.fields(cls)}
+  names = list(by_name)
   # A field that was added later has a default, so that older files are read.
   required = [
     field.name
-    for field in dataclasses.fields(cls)
+    for field in by_name.values()
     if field.default is dataclasses.MISSING
     and field.default_factory is dataclasses.MISSING
   ]
   # First, because other fields may differ only because the version does.
   if 'schema_version' in names:
-    check_schema_version(fields.get('schema_version'), where)
+    expected = by_name['schema_version'].default
+    if expected is dataclasses.MISSING:
+      expected = SCHEMA_VERSION
+    check_schema_version(fields.get('schema_version'), where, expected)
   missing = [name for name in required if name not in fields]
   unknown = sorted(set(fields) - set(names))
   if missing or unknown:
@@ -239,7 +248,7 @@ def _record(cls: type[_R], fields: Any, where: str) -> _R:
     )
   hints = typing.get_type_hints(cls)
   values = {
-    name: _value(hints[name], fields[name], f'{where}: {name}')
+    name: converted(hints[name], fields[name], f'{where}: {name}')
     for name in names
     if name in fields
   }
@@ -249,19 +258,31 @@ def _record(cls: type[_R], fields: Any, where: str) -> _R:
     raise errors.DataError(f'{where}: {error}') from error
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-  """Converts one parsed value to the annotated type, or raises DataError."""
+def converted(hint: Any, value: Any, where: str) -> Any:
+  """Returns a value of parsed JSON as the annotated type.
+
+  Args:
+    hint: bool, int, float, str, `X | None`, `tuple[X, ...]`, `dict[str, X]`, a
+      `Record`, or `Any` for what JSON holds.
+    value: from `json.loads`.
+    where: its place, for messages.
+
+  Raises:
+    DataError: it is of another type.
+  """
+  if hint is Any:
+    return value
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):  # only `X | None` is used
-    return None if value is None else _value(arguments[0], value, where)
+    return None if value is None else converted(arguments[0], value, where)
   if origin is tuple and isinstance(value, list):
     return tuple(
-      _value(arguments[0], item, f'{where}[{i}]')
+      converted(arguments[0], item, f'{where}[{i}]')
       for i, item in enumerate(value)
     )
   if origin is dict and isinstance(value, dict):
     return {
-      key: _value(arguments[1], item, f'{where}.{key}')
+      key: converted(arguments[1], item, f'{where}.{key}')
       for key, item in value.items()
     }
   if isinstance(hint, type) and issubclass(hint, Record):

@@ -14,12 +14,12 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from tqdm import auto as tqdm
 
 from calm_jax import errors
-from calm_jax.records import folder_lock, json_records
+from calm_jax.records import differences, folder_lock, json_records
 
 JOB = 'job.json'
 # Longer values say nothing to a reader; digests are among them.
@@ -33,14 +33,8 @@ _Part = TypeVar('_Part')
 class Job(json_records.Record):
   """Mixin for records of what decides every byte of a result.
 
-  They have a field `command`, which may be spelled in another way.
+  They, or a record in them, have a field `command`, which decides none.
   """
-
-  def settings(self) -> dict[str, Any]:
-    """Everything that counts, by name."""
-    fields = self.to_json()
-    fields.pop('command')
-    return fields
 
   def check_continues(self, there: 'Job', what: str) -> None:
     """Refuses to go on with work of other settings.
@@ -52,14 +46,14 @@ class Job(json_records.Record):
     Raises:
       DataError: it differs in more than the command.
     """
-    now, then = self.settings(), there.settings()
-    different = [name for name in now if now[name] != then[name]]
+    different = differences.differences(there, self)
+    different.pop('command', None)
     if not different:
       return
     shown = [
-      f' {name} was {then[name]!r} and is now {now[name]!r};'
-      for name in different
-      if len(repr(then[name]) + repr(now[name])) <= 2 * _LONGEST_SHOWN
+      f' {name} was {then!r} and is now {now!r};'
+      for name, (then, now) in different.items()
+      if len(repr(then) + repr(now)) <= 2 * _LONGEST_SHOWN
     ]
     raise errors.DataError(
       f'{what} with other settings ({", ".join(different)});{"".join(shown)}'

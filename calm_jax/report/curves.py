@@ -64,4 +64,4 @@ def curve_rows(
 
 def calibration_split(calibration: contracts.CalibrationResult) -> str:
   """Returns the name of the split that was calibrated on."""
-  return calibration.dump.get('split', 'calibration')
+  return calibration.dump.split

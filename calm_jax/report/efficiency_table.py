@@ -85,7 +85,7 @@ def _row(pair: pairs.Pair) -> EfficiencyRow:
     task=result.task,
     consistency=result.consistency,
     tolerance=f'{result.tolerance:g}',
-    measure=wording.measure_name(pair.measure),
+    measure=pair.measure.name,
     layers=f'{result.calibrated.mean_layers:.2f}',
     flops_reduction=wording.ratio(result.flops_reduction),
     without_output_embedding=wording.ratio(

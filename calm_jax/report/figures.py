@@ -118,7 +118,7 @@ def draw(
 
 
 def _testing_caption(calibration: contracts.CalibrationResult) -> str:
-  if calibration.procedure.startswith('FixedSequence('):
+  if calibration.procedure.kind == 'FixedSequence':
     return (
       'The calibration, in the order of its tests. Each threshold is tested'
       ' until the first p-value above the failure probability; what comes after'
@@ -133,7 +133,7 @@ def _testing_caption(calibration: contracts.CalibrationResult) -> str:
 def _legible(calibration, evaluation):
   """The two with names that can be drawn: no control characters in them."""
   split = visible_text.visible(curves.calibration_split(calibration))
-  dump = {**calibration.dump, 'split': split}
+  dump = dataclasses.replace(calibration.dump, split=split)
   return dataclasses.replace(calibration, dump=dump), dataclasses.replace(
     evaluation,
     split=visible_text.visible(evaluation.split),

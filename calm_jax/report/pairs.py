@@ -32,7 +32,7 @@ class Pair:
       )
     both = {
       'threshold': (calibration.threshold, evaluation.calibrated.threshold),
-      'task': (calibration.dump.get('task'), evaluation.task),
+      'task': (calibration.dump.task, evaluation.task),
     }
     for name in ('tolerance', 'failure_prob', 'consistency', 'metric'):
       both[name] = (getattr(calibration, name), getattr(evaluation, name))
@@ -52,9 +52,9 @@ class Pair:
     return self.calibration.failure_prob
 
   @property
-  def measure(self) -> str:
-    """repr of the confidence measure; '' in files that do not tell it."""
-    return self.calibration.dump.get('measure', '')
+  def measure(self) -> contracts.Description:
+    """Of confidence."""
+    return self.calibration.dump.model.measure
 
   @property
   def num_decoder_layers(self) -> int:

@@ -9,7 +9,7 @@ metric, objective, tolerance, confidence, measure and number of layers.
 import dataclasses
 from collections.abc import Iterator
 
-from calm_jax.evaluation import measure_costs
+from calm_jax.records import descriptions
 
 SOURCE = 'Schuster et al. 2022 (arXiv 2207.07061), Table 2'
 FAILURE_PROB = 0.05
@@ -68,6 +68,10 @@ def _rows() -> Iterator[PaperRow]:
 
 ROWS = tuple(_rows())
 
+_PAPER_MEASURES = {
+  'SoftmaxTopTwoGap': 'softmax',
+  'HiddenStateSaturation': 'state',
+}
 # seqio's names of the paper's tasks, as T5 has them, and the metrics that each
 # objective may be made of to ask the same. SQuAD's risk takes the best of a
 # question's answers; an output has one line, so both scores of it are the same.
@@ -93,7 +97,7 @@ def find(
   consistency: str,
   tolerance: float,
   failure_prob: float | None,
-  measure: str,
+  measure: descriptions.Description,
   num_decoder_layers: int,
 ) -> PaperRow | None:
   """Returns the paper's row that answers the same question, if there is one.
@@ -101,7 +105,7 @@ def find(
   Args:
     task, metric, consistency, tolerance, failure_prob: of our result; no
       failure probability where the guarantee has none.
-    measure: repr of our measure.
+    measure: ours.
     num_decoder_layers: of our network.
   """
   paper_task = _TASK_NAMES.get(task)
@@ -122,13 +126,13 @@ def find(
   )
 
 
-def _paper_measure(measure: str) -> str | None:
+def _paper_measure(measure: descriptions.Description) -> str | None:
   """The paper's name of a measure; None if the paper has no such."""
-  name, _ = measure_costs.parse(measure)
-  if name == 'SoftmaxTopTwoGap':
-    return 'softmax'
-  if name == 'HiddenStateSaturation':
-    return 'state'
-  kind, options = measure_costs.classifier_of(measure) or ('', {})
-  is_plain = not (options.get('norm') or options.get('per_layer'))
-  return 'classifier' if kind == 'Linear' and is_plain else None
+  if measure.kind == 'ClassifierConfidence':
+    classifier = measure.knobs['classifier']
+    plain = {'norm': False, 'per_layer': False}
+    if (
+      classifier.kind == 'Linear' and plain.items() <= classifier.knobs.items()
+    ):
+      return 'classifier'
+  return _PAPER_MEASURES.get(measure.kind)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from calm_jax import errors
 from calm_jax.calibration import choices
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 from calm_jax.report import pairs
 
 
@@ -55,13 +55,12 @@ def check_belong(
 ) -> None:
   """Raises a DataError if a dump is of another system than the results."""
   for manifest in manifests:
-    for name in ('task', 'model_digest', 'config_digest'):
-      told, got = pair.calibration.dump.get(name), getattr(manifest, name)
-      if told is not None and got != told:
-        raise errors.DataError(
-          f'The {manifest.split} dump must be of the system that was'
-          f' calibrated, with {name} {told!r}, got one with {got!r}.'
-        )
+    different = pair.calibration.dump.differences(manifest.provenance)
+    for name, (told, got) in different.items():
+      raise errors.DataError(
+        f'The {manifest.split} dump must be of the system that was'
+        f' calibrated, with {name} {told!r}, got one with {got!r}.'
+      )
 
 
 def calibrate_command(calibration: contracts.CalibrationResult) -> str:
@@ -84,13 +83,17 @@ def calibrate_command(calibration: contracts.CalibrationResult) -> str:
     ('p_value', choices.P_VALUES, calibration.p_value),
     ('procedure', choices.PROCEDURES, calibration.procedure),
   ):
-    names = [name for name, choice in known.items() if repr(choice) == used]
+    names = [
+      name
+      for name, choice in known.items()
+      if descriptions.describe(choice) == used
+    ]
     command.append(f'--{flag}={names[0]}' if names else '--gin_file=KNOBS.gin')
   return shlex.join(dict.fromkeys(command))
 
 
 def _of_split(pair, manifests) -> list[contracts.Manifest]:
-  split = pair.calibration.dump.get('split')
+  split = pair.calibration.dump.split
   return [manifest for manifest in manifests if manifest.split == split]
 
 
@@ -100,19 +103,14 @@ def _settings(pair, manifests):
   yield 'failure probability', f'{calibration.failure_prob:g} (epsilon in CALM)'
   yield 'consistency', calibration.consistency
   yield 'metric', calibration.metric
-  yield 'p-value', calibration.p_value
-  yield 'testing procedure', calibration.procedure
+  yield 'p-value', str(calibration.p_value)
+  yield 'testing procedure', str(calibration.procedure)
   yield 'reason', calibration.reason
-  for name, value in calibration.dump.items():
-    yield name.replace('_', ' '), value
+  yield from _described(calibration.dump)
   for manifest in manifests:
     where = f'{manifest.split} dump'
     yield where, f'{manifest.num_examples:,} examples'
     yield f'{where}, data', manifest.data_digest
-  if manifests:
-    yield 'longest output', f'{manifests[0].max_decode_length} tokens'
-    yield 'network', _listed(manifests[0].network)
-    yield 'exits after layers', ', '.join(map(str, manifests[0].exit_layers))
   yield 'machine', evaluation.machine
   yield (
     'timed',
@@ -120,6 +118,16 @@ def _settings(pair, manifests):
     f' {evaluation.calibrated.tokens_timed:,} of the calibrated model, in turn,'
     f' batch size {evaluation.batch_size}',
   )
+
+
+def _described(record):
+  """Its fields and those of records in it; a choice is one field."""
+  for field in dataclasses.fields(record):
+    value = getattr(record, field.name)
+    if isinstance(value, contracts.ModelDescription):
+      yield from _described(value)
+    elif value is not None:
+      yield field.name.replace('_', ' '), str(value)
 
 
 def _versions(pair, manifests):

@@ -3,7 +3,6 @@
 Pure functions from the two results to text.
 """
 
-from calm_jax.evaluation import measure_costs
 from calm_jax.records import contracts
 
 _METRICS = {
@@ -27,15 +26,6 @@ _SPLIT_SCORES = {
   'rouge2': 'ROUGE-2',
   'rougeLsum': 'ROUGE-Lsum',
 }
-_MEASURES = {
-  'SoftmaxTopTwoGap': 'softmax gap',
-  'SoftmaxMaximum': 'softmax maximum',
-  'SoftmaxEntropy': 'entropy',
-  'HiddenStateSaturation': 'hidden state',
-  'Patience': 'patience',
-  'StaticExit': 'static exit',
-  'Oracle': 'oracle',
-}
 
 
 def metric_name(metric: str) -> str:
@@ -46,20 +36,6 @@ def metric_name(metric: str) -> str:
 def split_score_name(score: str) -> str:
   """Returns the name of a score of a whole split as papers write it."""
   return _SPLIT_SCORES.get(score, score)
-
-
-def measure_name(measure: str) -> str:
-  """Returns a short name of a measure from its repr, or what it is given."""
-  name, knobs = measure_costs.parse(measure)
-  if name in ('TopKPropagation', 'ScreenedTopK'):
-    k = knobs.get('k')
-    text = f'top-k, K {k}' if isinstance(k, int) else 'top-k, K falling'
-    return text if name == 'TopKPropagation' else f'screened {text}'
-  if classifier := measure_costs.classifier_of(measure):
-    kind, options = classifier
-    width = options.get('width', options.get('hidden_dim'))
-    return f'{kind} classifier'.lower() + (f', {width}' if width else '')
-  return _MEASURES.get(name, name)
 
 
 def ratio(value: float | None) -> str:

@@ -17,6 +17,9 @@ from calm_jax.dump import reader
 from calm_jax.records import contracts
 from calm_jax.validation import replay
 
+# The schedule that needs no words.
+_CONSTANT = 'ConstantThreshold'
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NamedDump:
@@ -29,7 +32,7 @@ class NamedDump:
   @property
   def can_be_replayed(self) -> bool:
     """Whether its measure decides by confidences."""
-    return not self.manifest.measure.startswith(replay.NOT_BY_CONFIDENCE)
+    return replay.can_be_replayed(self.manifest.model)
 
 
 def read_dumps(directories: Sequence[str | os.PathLike]) -> list[NamedDump]:
@@ -61,19 +64,14 @@ def _short_names(
   """The measures' names, with as much as is needed to tell them apart."""
   folders = [pathlib.Path(directory).name for directory in directories]
   spellings = [
-    (name, x.measure.removesuffix('()'), f'{name} in {folder}')
-    for name, x, folder in zip(
-      [_without_knobs(x.measure) for x in manifests],
-      manifests,
-      folders,
-      strict=True,
+    (measure.kind, str(measure), f'{measure.kind} in {folder}')
+    for measure, folder in zip(
+      [x.model.measure for x in manifests], folders, strict=True
     )
   ]
   schedules = [
-    ''
-    if x.threshold_schedule == 'ConstantThreshold()'
-    else f' with {_without_knobs(x.threshold_schedule)}'
-    for x in manifests
+    '' if kind == _CONSTANT else f' with {kind}'
+    for kind in (x.model.threshold_schedule.kind for x in manifests)
   ]
   for kind in range(3):
     names = [
@@ -83,10 +81,6 @@ def _short_names(
     if len(set(names)) == len(names):
       break
   return names
-
-
-def _without_knobs(text: str) -> str:
-  return text.partition('(')[0]
 
 
 def _sorted_by_id(data: contracts.Dump) -> contracts.Dump:

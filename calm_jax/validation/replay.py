@@ -23,8 +23,8 @@ from calm_jax.records import contracts, dump_arrays
 from calm_jax.validation import replay_schedules, validation_records
 
 TOKEN_DISAGREEMENT = 'token_disagreement'
-# Begins the repr of the measure that leaves where layers agree.
-NOT_BY_CONFIDENCE = 'Oracle('
+# It leaves where the layers agree, not where a confidence says so.
+_ORACLE = 'Oracle'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,11 @@ class Replay:
     return np.array([[decode(row) for row in rows] for rows in self.tokens])
 
 
+def can_be_replayed(model: contracts.ModelDescription) -> bool:
+  """Whether its measure decides by confidences."""
+  return model.measure.kind != _ORACLE
+
+
 def replay(
   manifest: contracts.Manifest,
   dump: contracts.Dump,
@@ -122,16 +127,15 @@ def replay(
     raise errors.ConfigError(
       f'A replay needs thresholds in [0, 1], got {list(grid)}.'
     )
-  if manifest.measure.startswith(NOT_BY_CONFIDENCE):
+  model = manifest.model
+  if not can_be_replayed(model):
     raise errors.DataError(
-      f'A dump of the measure {manifest.measure} cannot be replayed: it leaves'
+      f'A dump of the measure {model.measure} cannot be replayed: it leaves'
       ' where the layers agree, not where a confidence reaches a threshold.'
     )
-  schedule = schedule or replay_schedules.schedule_of(
-    manifest.threshold_schedule
-  )
-  in_force = schedule(values, manifest.max_decode_length)
-  may_leave = exits.mask(manifest.num_decoder_layers)
+  schedule = schedule or replay_schedules.schedule_of(model.threshold_schedule)
+  in_force = schedule(values, model.max_decode_length)
+  may_leave = exits.mask(model.num_decoder_layers)
   is_token = dump.num_layers_used[:, 0] > 0
   rows = [_replayed(dump, is_token, line, may_leave) for line in in_force]
   tokens, used = zip(*rows, strict=True)

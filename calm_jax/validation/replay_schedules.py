@@ -5,11 +5,11 @@ For `replay`, which needs no accelerator library; tests hold the two together.
 
 import abc
 import dataclasses
-import re
 
 import numpy as np
 
 from calm_jax import errors
+from calm_jax.records import descriptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,26 +68,21 @@ class T5xDecaying(_Decay):
 
 Schedule = Constant | Decaying | T5xDecaying
 
-_NAMED = {
+_BY_KIND: dict[str, type[Schedule]] = {
   'ConstantThreshold': Constant,
   'DecayingThreshold': Decaying,
   'T5xDecayingThreshold': T5xDecaying,
 }
 
 
-def schedule_of(name: str) -> Schedule:
-  """The schedule that a manifest names.
-
-  Args:
-    name: such as 'DecayingThreshold(temperature=4.0)'.
+def schedule_of(schedule: descriptions.Description) -> Schedule:
+  """The schedule that a model's description names.
 
   Raises:
     DataError: it is none of this module's.
   """
-  found = re.fullmatch(r'(\w+)\((?:temperature=([\d.eE+-]+))?\)', name)
-  if not found or found[1] not in _NAMED:
+  if schedule.kind not in _BY_KIND:
     raise errors.DataError(
-      f'Only the schedules {list(_NAMED)} can be replayed, got {name!r}.'
+      f'Only the schedules {list(_BY_KIND)} can be replayed, got {schedule}.'
     )
-  kind, temperature = _NAMED[found[1]], found[2]
-  return kind() if temperature is None else kind(float(temperature))
+  return _BY_KIND[schedule.kind](**schedule.knobs)

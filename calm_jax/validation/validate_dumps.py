@@ -18,13 +18,12 @@ from calm_jax import errors
 from calm_jax.calibration import (
   choices,
   conformal_risk_control,
-  from_dump,
   multiple_testing,
   p_values,
   risks,
 )
 from calm_jax.metrics import text_metrics
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 from calm_jax.validation import (
   naive,
   named_dumps,
@@ -118,7 +117,7 @@ def validate(
   for dump, kind in track([(d, k) for d in dumps for k in objectives]):
     objective = _objective(dump, kind, settings.metric)
     p_value = choices.settle_p_value(settings.p_value, objective.loss_range)
-    used.add(repr(p_value))
+    used.add(str(descriptions.describe(p_value)))
     rows += _rows(dump, objective, p_value, settings, groups)
     if dump.can_be_replayed and settings.decode is not None:
       gaps += replay.gaps(
@@ -132,17 +131,15 @@ def validate(
   plan = settings.plan
   return validation_records.ValidationResult(
     num_examples=dumps[0].data.num_examples,
-    num_layers=max(dump.manifest.num_decoder_layers for dump in dumps),
+    num_layers=max(dump.manifest.model.num_decoder_layers for dump in dumps),
     tolerances=plan.tolerances,
     failure_prob=plan.failure_prob,
     num_trials=plan.num_trials,
     test_share=plan.test_share,
     seed=plan.seed,
     p_value=', '.join(sorted(used)),
-    procedure=repr(settings.procedure),
-    provenance={
-      dump.name: from_dump.provenance(dump.manifest) for dump in dumps
-    },
+    procedure=str(descriptions.describe(settings.procedure)),
+    provenance={dump.name: dump.manifest.provenance for dump in dumps},
     notes=tuple(notes),
     rows=tuple(rows),
     replay_gaps=tuple(gaps),
@@ -195,8 +192,8 @@ def _rows(dump, objective, p_value, settings, groups):
   rules = (calibrated, *settings.naive_rules)
   source = validation.Source(
     dump=dump.name,
-    measure=dump.manifest.measure,
-    threshold_schedule=dump.manifest.threshold_schedule,
+    measure=str(dump.manifest.model.measure),
+    threshold_schedule=str(dump.manifest.model.threshold_schedule),
     consistency=objective.name,
     metric=settings.metric or dump.manifest.metric,
   )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from calm_jax.records import json_records
+from calm_jax.records import json_records, manifest
 
 RANDOM_SPLITS = 'random_splits'
 CALIBRATION_SIZE = 'calibration_size'
@@ -22,7 +22,7 @@ class ValidationRow(json_records.Record):
   Attributes:
     experiment: `RANDOM_SPLITS`, `CALIBRATION_SIZE` or `SHIFT`.
     dump: the measure's short name.
-    measure, threshold_schedule: as in the manifest.
+    measure, threshold_schedule: with their knobs, in words.
     consistency, metric: what the loss is.
     kind: 'calibrated', 'naive', 'oracle', or 'estimate' where losses that were
       replayed, not generated, were calibrated on: nothing is guaranteed there.
@@ -101,8 +101,8 @@ class ValidationResult(json_records.Record):
     num_layers: L of the decoder.
     tolerances: the grid.
     test_share: of the examples, in random splits.
-    p_value, procedure: repr of those of the rule 'calibrated'.
-    provenance: of each dump, by short name: its manifest's digests.
+    p_value, procedure: those of the rule 'calibrated', in words.
+    provenance: of each dump, by short name.
     notes: what a reader must know, such as groups that were left out.
     rows: of all experiments.
     replay_gaps: of all dumps.
@@ -117,14 +117,11 @@ class ValidationResult(json_records.Record):
   seed: int
   p_value: str
   procedure: str
-  provenance: dict[str, dict[str, str]]
+  provenance: dict[str, manifest.Provenance]
   notes: tuple[str, ...]
   rows: tuple[ValidationRow, ...]
   replay_gaps: tuple[ReplayGapRow, ...]
-  schema_version: int = json_records.SCHEMA_VERSION
-
-  def __post_init__(self):
-    json_records.check_schema_version(self.schema_version, 'The validation')
+  schema_version: int = json_records.RESULTS_VERSION
 
   def of(self, experiment: str) -> tuple[ValidationRow, ...]:
     """The rows of one experiment."""

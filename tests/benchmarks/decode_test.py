@@ -162,11 +162,13 @@ def test_rows_of_a_process():
 
 def test_every_measure_has_a_look_a_label_and_a_cost():
   from calm_jax.evaluation import measure_costs
+  from calm_jax.records import descriptions
 
   for key, measure in programs.MEASURES.items():
     assert key in outputs._LOOKS
     assert systems.label(key) != key
-    assert measure_costs.cost_of(repr(measure)) is not None
+    described = descriptions.describe(measure)
+    assert measure_costs.cost_of(described) is not None
   assert systems.MIXED == programs.MIXED
 
 

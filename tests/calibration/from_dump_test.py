@@ -35,7 +35,7 @@ def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
   )
   assert result.metric == 'chrf'
   assert result.p_value == 'HoeffdingBentkus()'
-  assert result.dump['model_digest'] == 'm'
+  assert result.dump.model.params_digest == 'm'
   contracts.write_json_atomically(tmp_path / 'calibration.json', result)
   again = contracts.read_json(
     tmp_path / 'calibration.json', contracts.CalibrationResult
@@ -106,7 +106,7 @@ def test_choices_by_name_or_as_objects():
       data, 'textual', 0.2, 0.05, p_value=p_value, procedure=procedure
     )
     assert result.threshold == 0.5
-    assert result.p_value == repr(betting.Betting())
+    assert result.p_value == descriptions.describe(betting.Betting())
     assert result.procedure == 'Holm()'
     assert result.guarantee == contracts.HIGH_PROBABILITY
 
@@ -114,7 +114,7 @@ def test_choices_by_name_or_as_objects():
 def test_defaults_hold_for_their_losses():
   data = dumps.make_dump(num_examples=200)
   result = from_dump.calibrate_dump(data, 'risk_difference', 0.2, 0.05)
-  assert result.p_value == repr(betting.Betting())
+  assert result.p_value == descriptions.describe(betting.Betting())
   assert result.threshold == 0.5
   exact = from_dump.calibrate_dump(
     data, 'textual', 0.2, 0.05, metric='exact_match', p_value='binomial'

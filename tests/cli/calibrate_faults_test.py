@@ -115,18 +115,24 @@ def test_fault_17_no_threshold_certified(run_calibrate, calibrated_result):
   assert 'at 0.5 the mean loss on 200 examples is 0.0500' in out
 
 
-@pytest.mark.parametrize('field', ['model_digest', 'config_digest'])
+@pytest.mark.parametrize(
+  ('field', 'other'),
+  [
+    ('params_digest', 'other'),
+    ('output_length', dumps.choice('ProportionalLength', ratio=1.0, extra=0)),
+  ],
+)
 def test_fault_19_dump_of_another_model(
-  run_calibrate, calibrated_result, field
+  run_calibrate, calibrated_result, field, other
 ):
   code, _, _ = run_calibrate('--tolerance=0.2')
   assert code == 0
-  manifest, _ = dumps.make_dump(split='test', **{field: 'other'})
+  manifest, _ = dumps.make_dump(split='test', **{field: other})
   with pytest.raises(errors.DataError) as info:
     checks.check_same_system(manifest, calibrated_result())
-  here = {'model_digest': 'm', 'config_digest': 'c'}[field]
+  here = {'params_digest': 'm', 'output_length': None}[field]
   assert info.value.exit_code == 3
-  for part in (field, "'other'", repr(here)):
+  for part in (field, repr(other), repr(here)):
     assert part in str(info.value)
 
 

@@ -1,14 +1,14 @@
 """`calm infer`: its flags and gin file, against `calm generate`."""
 
+import dataclasses
 import json
 import re
 
 import pytest
-from testing import tiny_text
+from testing import dumps, tiny_text
 
 from calm_jax.cli import loading, main
-from calm_jax.decode import generation
-from calm_jax.dump import runner as dump_runner
+from calm_jax.decode import description, generation
 from calm_jax.records import contracts
 
 pytestmark = pytest.mark.usefixtures('short_corpus')
@@ -94,15 +94,14 @@ def calibration(generator, digest):
     failure_prob=0.05,
     consistency='textual',
     metric='chrf',
-    p_value='HoeffdingBentkus()',
-    procedure='FixedSequence()',
+    p_value=dumps.choice('HoeffdingBentkus'),
+    procedure=dumps.choice('FixedSequence'),
     num_examples=100,
     reason='',
     grid=(),
-    dump={
-      'model_digest': digest,
-      'config_digest': dump_runner.config_digest(generator),
-    },
+    dump=dumps.make_manifest(
+      model=description.describe(generator, digest)
+    ).provenance,
   )
 
 
@@ -119,12 +118,13 @@ def test_the_calibrated_threshold_is_of_the_same_model(
   assert (folder / FILE).read_bytes() == given.read_bytes()
   contracts.write_json_atomically(path, calibration(generator, 'others'))
   assert infer(*flags)[0] == 3
-  assert 'must belong to this model' in capsys.readouterr().err
+  assert 'must be of this model' in capsys.readouterr().err
   record = calibration(generator, 'weights')
-  record.dump.update(config_digest='other', measure='Patience()')
+  other = dumps.replaced(record.dump, measure=dumps.choice('Patience'))
+  record = dataclasses.replace(record, dump=other)
   contracts.write_json_atomically(path, record)
   assert infer(*flags)[0] == 3
-  said = 'of the measure Patience(), and here it is SoftmaxTopTwoGap(): give'
+  said = 'its measure is Patience(), and here it is SoftmaxTopTwoGap()'
   assert said in capsys.readouterr().err
 
 

@@ -11,9 +11,9 @@ from testing import dumps
 
 from calm_jax.cli import dump, evaluate, generate, loading, main
 from calm_jax.config import gin_checks, gin_setup
-from calm_jax.dump import runner
+from calm_jax.decode import description
 from calm_jax.early_exit.engine import sampling
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 
 LAYERS, LENGTH, SIZE = 8, 6, 60
 GRID = (1.0, 0.8, 0.4, 0.0)
@@ -21,20 +21,18 @@ TEXTS = ('It works.', 'It works.', 'It works', 'it works')
 PIECES = {1: '</s>', 2: '▁It', 3: '▁works', 4: '.'}
 
 
-def write_dump(directory, split, model_digest='weights'):
-  """Fewer layers and worse texts the lower the threshold; sorted by length."""
-  header = contracts.Manifest(
-    task='docstring_restoration',
-    split=split,
-    metric='chrf',
-    thresholds=GRID,
+def model_of(params_digest, **fields):
+  return dumps.make_model(
+    params_digest=params_digest,
     num_decoder_layers=LAYERS,
-    max_decode_length=LENGTH,
-    measure='m',
-    threshold_schedule='s',
-    model_digest=model_digest,
-    config_digest='config',
-    data_digest='data',
+    **{'max_decode_length': LENGTH} | fields,
+  )
+
+
+def write_dump(directory, split, params_digest='weights'):
+  """Fewer layers and worse texts the lower the threshold; sorted by length."""
+  header = dumps.make_manifest(
+    split=split, thresholds=GRID, model=model_of(params_digest)
   )
   tokens = np.zeros((SIZE, len(GRID), LENGTH), np.int32)
   tokens[..., :4] = (2, 3, 4, 1)
@@ -97,13 +95,22 @@ class FakeGenerator:
   )
 
 
+def describe(generator, params_digest, *, decode_fn=None, **fields):
+  """As `description.describe`, of a fake."""
+  del generator
+  if decode_fn is not None:
+    fields['decode_fn'] = descriptions.describe(decode_fn)
+  given = {name: x for name, x in fields.items() if x is not None}
+  return model_of(params_digest, **given)
+
+
 @pytest.fixture
 def generator(monkeypatch):
   fake = FakeGenerator()
   monkeypatch.setattr(
     loading, 'load', lambda chosen: loading.LoadedModel(fake, 'weights')
   )
-  monkeypatch.setattr(runner, 'config_digest', lambda generator: 'config')
+  monkeypatch.setattr(description, 'describe', describe)
   return fake
 
 
@@ -265,19 +272,25 @@ def test_evaluate_times_texts_of_all_lengths(evaluate_args, generator):
 
 
 @pytest.mark.parametrize(
-  ('model', 'config', 'name'),
-  [('others', 'config', 'model_digest'), ('weights', 'other', 'config_digest')],
+  ('fields', 'name'),
+  [
+    ({'params_digest': 'others'}, 'params_digest'),
+    (
+      {'output_length': dumps.choice('ProportionalLength', ratio=1, extra=0)},
+      'output_length',
+    ),
+    ({'max_decode_length': 99}, 'max_decode_length'),
+    ({'emb_dim': 7}, 'network.emb_dim'),
+  ],
 )
 def test_evaluate_times_the_dumped_model_only(
-  model, config, name, evaluate_args, generator, monkeypatch, capsys, tmp_path
+  fields, name, evaluate_args, generator, monkeypatch, capsys, tmp_path
 ):
-  loaded = loading.LoadedModel(generator, model)
-  monkeypatch.setattr(loading, 'load', lambda chosen: loaded)
-  monkeypatch.setattr(runner, 'config_digest', lambda generator: config)
+  model = model_of(**{'params_digest': 'weights'} | fields)
+  monkeypatch.setattr(description, 'describe', lambda *_, **__: model)
   code, message = failure(capsys, *evaluate_args)
   assert (
-    code == 3
-    and f'The test dump must belong to this model: its {name}' in message
+    code == 3 and f'The test dump must be of this model: its {name}' in message
   )
   assert not generator.inputs, 'nothing was timed'
   assert not (tmp_path / 'evaluation.json').exists()
@@ -480,10 +493,31 @@ def test_generate_uses_the_calibrated_threshold(calibrated, generator):
 def test_generate_refuses_the_calibration_of_another_model(
   calibrated, generator, monkeypatch, capsys
 ):
-  monkeypatch.setattr(runner, 'config_digest', lambda generator: 'other')
+  other = model_of('weights', measure=dumps.choice('Patience'))
+  monkeypatch.setattr(description, 'describe', lambda *_, **__: other)
   args = [f'--calibration={calibrated[0]}', 'text']
   code, message = failure(capsys, 'generate', *args)
-  assert code == 3 and "'config'" in message and "'other'" in message
+  assert code == 3 and not generator.inputs
+  assert 'its measure is SoftmaxTopTwoGap(), and here it is Pati' in message
+
+
+@pytest.mark.parametrize(
+  ('flag', 'said'),
+  [
+    ('--temperature=0.5', 'its decode_fn is Greedy(), and here it is Sampler('),
+    ('--max_decode_length=99', 'and here it is 99'),
+  ],
+)
+def test_a_calibration_holds_for_the_outputs_that_were_calibrated(
+  flag, said, calibrated, generator, capsys
+):
+  """Draws, and longer outputs, were never tested; a bare threshold promises
+  nothing, so it may be used for them."""
+  args = ['generate', flag, 'text']
+  code, message = failure(capsys, *args, f'--calibration={calibrated[0]}')
+  assert code == 3 and not generator.inputs
+  assert said in message and '--threshold=0.8' in message
+  assert main.main([*args, '--threshold=0.8']) == 0
 
 
 def test_the_summary_of_no_certified_threshold_warns():

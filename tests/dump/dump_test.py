@@ -17,18 +17,10 @@ from calm_jax.dump import reader
 from calm_jax.records import contracts, dump_arrays
 
 G, T, L = 3, 4, 8
-HEADER = contracts.Manifest(
-  task='docstring_restoration',
-  split='calibration',
-  metric='chrf',
+HEADER = dumps.make_manifest(
   thresholds=(1.0, 0.5, 0.1),
   num_decoder_layers=L,
   max_decode_length=T,
-  measure='SoftmaxTopTwoGap()',
-  threshold_schedule='ConstantThreshold()',
-  model_digest='m',
-  config_digest='c',
-  data_digest='d',
   versions={'numpy': '2'},
 )
 
@@ -228,16 +220,26 @@ def test_a_missing_shard_manifest_or_directory(tmp_path):
     reader.read_dump(tmp_path)
 
 
+def of_model(**fields):
+  """The manifest's field `model` as JSON, with other fields."""
+  model = dumps.make_model(num_decoder_layers=L, max_decode_length=T).to_json()
+  sizes = model['network']['knobs']
+  for name, value in fields.items():
+    (sizes if name in sizes else model)[name] = value
+  return {'model': model}
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'schema_version': 2}, 'schema version 2.*reads version 1'),
+    # With `measure` as text, and sizes outside the model's description.
+    ({'schema_version': 1}, 'schema version 1, .*reads version 2; use'),
     ({'schema_version': None}, 'schema version None'),
     ({'thresholds': [0.5, 1.0]}, 'descend strictly'),
     ({'thresholds': [0.9, 0.5, 0.1]}, 'start with 1.0'),
     ({'num_examples': 6}, 'the shards hold 5'),
-    ({'num_decoder_layers': 4}, 'layers'),
-    ({'num_decoder_layers': 'eight'}, 'num_decoder_layers must be int'),
+    (of_model(num_decoder_layers=4, exit_layers=(4,)), 'layers'),
+    (of_model(max_decode_length='four'), 'max_decode_length must be int'),
     ({'surprise': 1}, "unknown fields \\['surprise'\\]"),
     ({'shards': [], 'num_examples': 0}, 'without any example'),
   ],

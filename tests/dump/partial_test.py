@@ -18,18 +18,11 @@ from calm_jax.records import contracts
 PATHS = [str(folder) for folder in pathlib.Path(__file__).parents[:2]]
 G, T, L = 2, 3, 2
 JOB = partial.Job(
-  header=contracts.Manifest(
+  header=dumps.make_manifest(
     task='task',
-    split='calibration',
-    metric='chrf',
     thresholds=(1.0, 0.5),
     num_decoder_layers=L,
     max_decode_length=T,
-    measure='SoftmaxTopTwoGap()',
-    threshold_schedule='ConstantThreshold()',
-    model_digest='m',
-    config_digest='c',
-    data_digest='d',
     command='calm dump --split=calibration',
   ),
   examples_digest='e',
@@ -127,8 +120,19 @@ def test_a_damaged_shard_is_made_again(tmp_path):
 @pytest.mark.parametrize(
   ('field', 'value'),
   [
-    ('model_digest', 'other'),
-    ('config_digest', 'other'),
+    ('params_digest', 'other'),
+    ('vocabulary_digest', 'other'),
+    ('measure', dumps.choice('Patience')),
+    ('threshold_schedule', dumps.choice('DecayingThreshold', temperature=2.0)),
+    ('exit_layers', (2,)),
+    ('skipped_layers', dumps.choice('FirstExitState')),
+    (
+      'output_length',
+      dumps.choice('ProportionalLength', ratio=1.0, extra=0),
+    ),
+    ('decode_fn', dumps.choice('BeamSearch', alpha=0.6)),
+    ('inputs_length', 9),
+    ('eos_id', 2),
     ('data_digest', 'other'),
     ('thresholds', (1.0, 0.4)),
     ('split', 'test'),
@@ -137,7 +141,7 @@ def test_a_damaged_shard_is_made_again(tmp_path):
 )
 def test_another_dump_is_refused(field, value, tmp_path):
   begun(tmp_path / 'dump', 0)
-  header = dataclasses.replace(JOB.header, **{field: value})
+  header = dumps.replaced(JOB.header, **{field: value})
   other = dataclasses.replace(JOB, header=header)
   with pytest.raises(errors.DataError, match=rf'other settings \({field}\)'):
     finish(tmp_path / 'dump', other)
@@ -151,6 +155,7 @@ def test_another_dump_is_refused(field, value, tmp_path):
     ('examples_per_shard', 3),
     ('thresholds_per_pass', 1),
     ('rows', 64),
+    ('rows_per_pack', (1,)),
     ('stopping', 'rule'),
     ('num_examples', 6),
   ],

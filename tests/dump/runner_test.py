@@ -7,7 +7,9 @@ import pytest
 from testing import tiny_text
 
 from calm_jax import errors
+from calm_jax.cli import loading
 from calm_jax.data import corpus
+from calm_jax.decode import decoding
 from calm_jax.dump import reader, runner
 from calm_jax.evaluation import network_sizes
 from calm_jax.validation import replay
@@ -40,7 +42,7 @@ def _header(generator, thresholds=GRID):
     split='calibration',
     metric='chrf',
     thresholds=thresholds,
-    model_digest='m',
+    params_digest='m',
     data_digest='d',
     command='calm dump',
   )
@@ -225,12 +227,36 @@ def test_failure_leaves_nothing_behind(generator, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_digest_names_the_configuration(generator):
-  other = tiny_text.make_generator(max_decode_length=5)
-  assert runner.config_digest(generator) != runner.config_digest(other)
-  assert runner.config_digest(generator) == runner.config_digest(
-    tiny_text.make_generator()
-  )
+@pytest.mark.parametrize(
+  'output_length',
+  [decoding.ProportionalLength(), decoding.ProportionalLength(2.0, extra=1)],
+)
+def test_another_bound_of_the_output_is_another_model(
+  output_length, generator, tmp_path
+):
+  """Neither is its dump gone on with, nor another model's calibration taken."""
+  other = tiny_text.make_generator(output_length=output_length)
+  with pytest.raises(KeyboardInterrupt):
+    runner.run(
+      _Interrupted(generator, 1),
+      _examples(5),
+      _header(generator),
+      tmp_path / 'dump',
+      examples_per_shard=2,
+    )
+  with pytest.raises(errors.DataError, match=r'settings \(output_length\)'):
+    runner.run(
+      other,
+      _examples(5),
+      _header(other),
+      tmp_path / 'dump',
+      examples_per_shard=2,
+    )
+  there = _header(generator).model
+  with pytest.raises(errors.DataError, match='its output_length is None'):
+    loading.check_same_model(
+      there, loading.LoadedModel(other, 'm').description(), 'The dump'
+    )
 
 
 def test_default_grid_descends_from_the_full_model(generator):
@@ -240,8 +266,8 @@ def test_default_grid_descends_from_the_full_model(generator):
 
 def test_the_header_has_what_operations_are_counted_from(generator):
   manifest = _header(generator)
-  sizes = network_sizes.NetworkSizes.from_mapping(manifest.network)
+  sizes = network_sizes.NetworkSizes.of(manifest.model.network)
   config = generator.model.config
   assert (sizes.emb_dim, sizes.mlp_dim) == (config.emb_dim, config.mlp_dim)
   assert sizes.num_mlp_inputs == 2, 'gated'
-  assert manifest.exit_layers == (1, 2, 3)
+  assert manifest.model.exit_layers == (1, 2, 3)

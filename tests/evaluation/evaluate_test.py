@@ -29,19 +29,17 @@ SIZES = network_sizes.NetworkSizes(
   num_decoder_layers=L,
   vocab_size=50,
 )
-HEADER = contracts.Manifest(
+HEADER = dumps.make_manifest(
   task='toy',
   split='test',
   metric='token_f1',
   thresholds=GRID,
-  num_decoder_layers=L,
   max_decode_length=T,
-  measure='SoftmaxTopTwoGap()',
-  threshold_schedule='Constant()',
-  model_digest='model-1',
-  config_digest='config-1',
-  data_digest='data',
-  network=dataclasses.asdict(SIZES),
+  **{
+    name: value
+    for name, value in dataclasses.asdict(SIZES).items()
+    if name in dumps.NETWORK
+  },
 )
 
 
@@ -81,7 +79,7 @@ def pieces(ids):
 
 
 def make_calibration(tolerance=0.3, consistency='textual', **header):
-  header = dataclasses.replace(HEADER, split='calibration', **header)
+  header = dumps.replaced(HEADER, split='calibration', **header)
   data = make_dump(1, 'calibration', header.thresholds, 200)
   return calibration.calibrate_dump(
     (header, data), consistency, tolerance, 0.05
@@ -262,19 +260,28 @@ def test_reads_a_dump_from_disk_and_the_result_survives_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['model_digest', 'config_digest', 'task', 'measure']
+  ('name', 'another'),
+  [
+    ('params_digest', 'another'),
+    ('vocabulary_digest', 'another'),
+    ('task', 'another'),
+    ('measure', dumps.choice('Patience')),
+    ('output_length', dumps.choice('ProportionalLength', ratio=2.0, extra=1)),
+    ('inputs_length', 7),
+  ],
 )
-def test_refuses_another_system_and_names_both(name):
-  other = make_calibration(**{name: 'another'})
+def test_refuses_another_system_and_names_both(name, another):
+  other = make_calibration(**{name: another})
   with pytest.raises(errors.DataError) as caught:
     evaluate(calibrated=other)
-  for part in (name, "'another'", repr(getattr(HEADER, name))):
+  holder = HEADER if name == 'task' else HEADER.model
+  for part in (name, repr(another), repr(getattr(holder, name))):
     assert part in str(caught.value)
 
 
 def calibration_dump(*shared, size=200, **header):
   """The dump of `make_calibration`, with the ids `shared` among its ids."""
-  header = dataclasses.replace(HEADER, split='calibration', **header)
+  header = dumps.replaced(HEADER, split='calibration', **header)
   data = make_dump(1, 'calibration', header.thresholds, size)
   ids = [*shared, *data.example_ids[len(shared) :].tolist()]
   return header, dataclasses.replace(data, example_ids=np.array(ids))
@@ -425,23 +432,28 @@ def test_operations_are_counted_where_sizes_and_lengths_are_known():
     evaluate(data, source_lengths=lengths[1:])
 
 
+MY_NETWORK = dumps.choice('mine.Network', num_decoder_layers=L)
+
+
 @pytest.mark.parametrize(
-  ('fields', 'lengths'), [({'network': {}}, True), ({}, False)]
+  ('fields', 'lengths'), [({'network': MY_NETWORK}, True), ({}, False)]
 )
 def test_operations_are_left_out_where_something_is_unknown(fields, lengths):
-  header = dataclasses.replace(HEADER, **fields)
+  header = dumps.replaced(HEADER, **fields)
   result = evaluate(
-    header=header, source_lengths=np.ones(N) if lengths else None
+    header=header,
+    calibrated=make_calibration(**fields),
+    source_lengths=np.ones(N) if lengths else None,
   )
   assert result.full.flops is result.calibrated.flops is None
   assert result.flops_reduction is None
 
 
 def test_a_measure_of_unknown_cost_leaves_the_full_model_s_operations():
-  header = dataclasses.replace(HEADER, measure='Mine()')
+  mine = dumps.choice('mine.Mine')
   result = evaluate(
-    header=header,
-    calibrated=make_calibration(measure='Mine()'),
+    header=dumps.replaced(HEADER, measure=mine),
+    calibrated=make_calibration(measure=mine),
     source_lengths=np.ones(N),
   )
   assert result.full.flops.total > 0 and result.calibrated.flops is None

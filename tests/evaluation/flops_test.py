@@ -28,7 +28,7 @@ from calm_jax.evaluation import (
   measure_costs,
   network_sizes,
 )
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 from calm_jax.t5 import network
 
 L, V = 4, 100
@@ -313,10 +313,11 @@ def test_every_measure_has_a_cost():
   ]
   assert len(set(classes)) >= 8
   for measure in classes:
-    assert measure_costs.cost_of(repr(measure())) is not None, measure
+    described = descriptions.describe(measure())
+    assert measure_costs.cost_of(described) is not None, measure
 
 
-def test_the_manifest_s_text_gives_the_cost():
+def test_the_description_gives_the_cost():
   trained = classifier_confidence.ClassifierConfidence
   for measure, cost in (
     (trained(), confidence_cost.Classifier()),
@@ -339,38 +340,16 @@ def test_the_manifest_s_text_gives_the_cost():
       confidence_cost.ScreenedTopK((9,), rank=4, num_candidates=12),
     ),
   ):
-    assert measure_costs.cost_of(repr(measure)) == cost
+    assert measure_costs.cost_of(descriptions.describe(measure)) == cost
 
 
-@pytest.mark.parametrize(
-  'text',
-  [
-    '',
-    'Unknown()',
-    'TopKPropagation()',
-    'TopKPropagation(k=__import__("os"))',
-    '(' * 5000,
-    'a.SoftmaxTopTwoGap()',
-    'SoftmaxTopTwoGap(1)',
-    'ClassifierConfidence(classifier=Mine(width=3))',
-    'ClassifierConfidence(classifier=3)',
-    'ClassifierConfidence(classifier="ab")',
-    'ClassifierConfidence(classifier=(1, 2, 3))',
-    'ScreenedTopK(k=(9,), taken_at=None, last_layer_from_k=False)',
-    'TopKPropagation(k="a", taken_at=None, last_layer_from_k=False)',
-    '\x00',
-  ],
-)
-def test_text_that_is_no_measure_has_no_cost(text):
-  assert measure_costs.cost_of(text) is None
-  assert measure_costs.classifier_of(text) in (None, ('Mine', {'width': 3}))
-
-
-def test_nested_objects_are_parsed():
-  assert measure_costs.parse('A(b=C(d=(1, 2)), e="x")') == (
-    'A',
-    {'b': ('C', {'d': (1, 2)}), 'e': 'x'},
+def test_a_choice_of_the_user_has_no_cost():
+  mine = descriptions.Description('mine.Mine', {'width': 3})
+  assert measure_costs.cost_of(mine) is None
+  measure = descriptions.Description(
+    'ClassifierConfidence', {'classifier': mine}
   )
+  assert measure_costs.cost_of(measure) is None
 
 
 def test_an_attention_classifier_needs_states_of_skipped_exits():
@@ -407,11 +386,16 @@ def test_refuses_what_cannot_be_counted():
     dataclasses.replace(SIZES, emb_dim=0)
 
 
-def test_sizes_from_a_manifest():
+def test_sizes_from_a_description():
   fields = dataclasses.asdict(SIZES)
-  from_mapping = network_sizes.NetworkSizes.from_mapping
-  assert from_mapping({**fields, 'num_encoder_layers': 2}) == SIZES
-  assert from_mapping({}) is None
+  activations = ('gelu', 'linear')[: fields.pop('num_mlp_inputs')]
+
+  def sizes_of(**knobs):
+    network = descriptions.Description('mine.Network', knobs)
+    return network_sizes.NetworkSizes.of(network)
+
+  fields |= {'mlp_activations': activations, 'num_encoder_layers': 2}
+  assert sizes_of(**fields) == SIZES
+  assert sizes_of() is None
   del fields['mlp_dim']
-  with pytest.raises(errors.DataError, match=r"\['mlp_dim'\] are missing"):
-    from_mapping(fields)
+  assert sizes_of(**fields) is None

@@ -7,7 +7,7 @@ import types
 
 import numpy as np
 import pytest
-from testing import tiny_text
+from testing import dumps, tiny_text
 
 from calm_jax.data import corpus
 from calm_jax.decode import generation
@@ -28,12 +28,9 @@ def setup_of(**changes):
     **{
       'mode': 'predict_with_aux',
       'threshold': THRESHOLD,
-      'decoding': 'greedy',
-      'num_decodes': 1,
-      'max_decode_length': 6,
+      'model': dumps.make_model(max_decode_length=6),
       'batch_size': 2,
       'batches_per_chunk': 1,
-      'model_digest': 'm',
       'command': 'calm infer',
     }
     | changes
@@ -121,20 +118,16 @@ class Model:
   inputs_length = 8
   max_decode_length = 6
 
-  def __init__(self, monkeypatch):
-    monkeypatch.setattr(
-      runner.dump_runner, 'config_digest', lambda generator: 'c'
-    )
-    self.model = types.SimpleNamespace(measure=0, threshold_schedule=0)
+  model = types.SimpleNamespace(rows_per_pack=())
 
   def encode(self, texts):
     return np.zeros((len(texts), 8), np.int32)
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(tmp_path):
   """Runs 7 examples in chunks of two batches of two; returns the bytes."""
-  model = Model(monkeypatch)
+  model = Model()
 
   def call(name, decode, count=7, **changes):
     examples = examples_of(count)

@@ -6,6 +6,7 @@ import math
 import os
 
 import pytest
+from testing import dumps
 
 from calm_jax import errors
 from calm_jax.records import contracts
@@ -46,12 +47,12 @@ CALIBRATION = contracts.CalibrationResult(
   failure_prob=0.05,
   consistency='risk',
   metric='chrf',
-  p_value='HoeffdingBentkus()',
-  procedure='FixedSequence()',
+  p_value=dumps.choice('HoeffdingBentkus'),
+  procedure=dumps.choice('FixedSequence'),
   num_examples=10,
   reason='because',
   grid=(contracts.GridPoint(0.8, 0.1 + 0.2, 1e-300, True, 2.5, 1 / 3),),
-  dump={'task': 't'},
+  dump=dumps.make_manifest().provenance,
 )
 
 
@@ -67,10 +68,13 @@ def write_changed(path, **fields):
   path.write_text(json.dumps(CALIBRATION.to_json() | fields))
 
 
+DUMP = CALIBRATION.dump.to_json()
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'schema_version': 99}, 'schema version 99.*reads version 1'),
+    ({'schema_version': 99}, 'schema version 99.*reads version 2'),
     ({'schema_version': True}, 'schema version True'),
     ({'extra': 1}, r"unknown fields \['extra'\]"),
     ({'tolerance': '0.1'}, "tolerance must be float, got str '0.1'"),
@@ -82,7 +86,8 @@ def write_changed(path, **fields):
     ({'consistency': 'both'}, 'consistency must be one of'),
     ({'grid': {}}, 'grid must be tuple, got dict'),
     ({'grid': [{'threshold': 1}]}, r'grid\[0\] does not fit GridPoint'),
-    ({'dump': {'task': 1}}, 'dump.task must be str'),
+    ({'dump': DUMP | {'task': 1}}, 'dump: task must be str'),
+    ({'dump': {'task': 't'}}, r"missing fields \['split'"),
   ],
 )
 def test_fields_that_do_not_fit(tmp_path, fields, message):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from testing import dumps
 
 from calm_jax import calibration
 from calm_jax.records import contracts
@@ -77,22 +78,13 @@ def make_calibration(tolerance=0.1, seed=0, **fields):
     'failure_prob': 0.05,
     'consistency': 'textual',
     'metric': 'chrf',
-    'p_value': 'HoeffdingBentkus()',
-    'procedure': 'FixedSequence()',
+    'p_value': dumps.choice('HoeffdingBentkus'),
+    'procedure': dumps.choice('FixedSequence'),
     'num_examples': 1000,
     'reason': outcome.reason,
     'warning': outcome.warning,
     'grid': tuple(grid),
-    'dump': {
-      'task': 'docstring_restoration',
-      'split': 'calibration',
-      'measure': 'SoftmaxTopTwoGap()',
-      'threshold_schedule': 'ConstantThreshold()',
-      'decode_mode': contracts.GENERATED,
-      'model_digest': '5f1d' * 16,
-      'config_digest': '90ab' * 16,
-      'data_digest': 'c3e7' * 16,
-    },
+    'dump': make_manifest('calibration').provenance,
   }
   return contracts.CalibrationResult(**{**values, **fields})
 
@@ -264,25 +256,20 @@ def make_evaluation(calibrated, samples=None, **fields):
 
 def make_manifest(split, **fields):
   values = {
-    'task': 'docstring_restoration',
     'split': split,
-    'metric': 'chrf',
     'thresholds': THRESHOLDS,
     'num_decoder_layers': L,
+    'vocab_size': 4096,
     'max_decode_length': 64,
-    'measure': 'SoftmaxTopTwoGap()',
-    'threshold_schedule': 'ConstantThreshold()',
-    'model_digest': '5f1d' * 16,
-    'config_digest': '90ab' * 16,
+    'params_digest': '5f1d' * 16,
+    'vocabulary_digest': '90ab' * 16,
     'data_digest': 'c3e7' * 16,
     'num_examples': 1000,
     'shards': (contracts.ShardInfo('shard-00000.npz', 1000, 'ab' * 32),),
-    'network': {'vocab_size': 4096, 'emb_dim': 256, 'mlp_dim': 512},
-    'exit_layers': tuple(range(1, L + 1)),
     'versions': {'jax': '0.10.0', 'flax': '0.12.1', 'numpy': '2.3.4'},
     'command': f'calm dump --gin_file=gin/runs/dump.gin --split={split}',
   }
-  return contracts.Manifest(**{**values, **fields})
+  return dumps.make_manifest(**{**values, **fields})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from testing import dumps
 
 from calm_jax import errors
 from calm_jax.data import calm_tasks
@@ -10,8 +11,11 @@ from calm_jax.metrics import text_metrics
 from calm_jax.records import contracts
 from calm_jax.report import efficiency_table, pairs, paper_numbers
 
+GAP = dumps.choice('SoftmaxTopTwoGap')
+MINE = dumps.choice('mine.SoftmaxTopTwoGap')
 
-def make_pair(results, measure='SoftmaxTopTwoGap()', **fields):
+
+def make_pair(results, measure=GAP, **fields):
   """A pair of another task, tolerance, metric or consistency."""
   shared = {
     name: fields.pop(name)
@@ -19,7 +23,7 @@ def make_pair(results, measure='SoftmaxTopTwoGap()', **fields):
     if name in fields
   }
   task = fields.get('task', results.evaluation.task)
-  dump = {**results.calibration.dump, 'task': task, 'measure': measure}
+  dump = dumps.replaced(results.calibration.dump, task=task, measure=measure)
   return pairs.Pair(
     dataclasses.replace(results.calibration, dump=dump, **shared),
     dataclasses.replace(results.evaluation, **shared, **fields),
@@ -49,8 +53,14 @@ def test_the_table_is_the_paper_s():
 
 
 BLEURT = 'calm_jax.evaluation.bleurt:score'
-STATE = 'HiddenStateSaturation(rescale=False)'
-LINEAR = "ClassifierConfidence(classifier=Linear(name='linear', norm={}))"
+STATE = dumps.choice('HiddenStateSaturation', rescale=False)
+
+
+def linear_classifier(**knobs):
+  plain = {'name': 'linear', 'norm': False, 'per_layer': False}
+  classifier = dumps.choice('Linear', **plain | knobs)
+  return dumps.choice('ClassifierConfidence', classifier=classifier)
+
 
 CNN = {
   'task': 'cnn_dailymail_v002',
@@ -58,7 +68,7 @@ CNN = {
   'consistency': 'textual',
   'tolerance': 0.1,
   'failure_prob': 0.05,
-  'measure': 'SoftmaxTopTwoGap()',
+  'measure': GAP,
   'num_decoder_layers': 8,
 }
 
@@ -67,7 +77,7 @@ def test_the_paper_s_row_of_the_same_question():
   assert paper_numbers.find(**CNN).layers == 5.73
   state = {**CNN, 'measure': STATE, 'tolerance': 0.25}
   assert paper_numbers.find(**state).layers == 7.97
-  linear = {**CNN, 'measure': LINEAR.format(False)}
+  linear = {**CNN, 'measure': linear_classifier()}
   assert paper_numbers.find(**linear).layers == 7.16
   squad = {'task': 'squad_v010_allanswers', 'metric': 'token_f1'}
   assert paper_numbers.find(**{**CNN, **squad}).speedup == 1.63
@@ -119,12 +129,11 @@ def test_a_guarantee_on_average_is_not_the_paper_s(results):
     {'consistency': 'risk_difference', 'tolerance': 0.05},
     {'tolerance': 0.15},
     {'failure_prob': 0.1},
-    {'measure': 'TopKPropagation(k=64)'},
-    {'measure': LINEAR.format(True)},
-    {'measure': 'ClassifierConfidence(classifier=Mlp(hidden_dim=256))'},
-    {'measure': 'ClassifierConfidence()'},
-    {'measure': 'ClassifierConfidence(classifier="ab")'},
-    {'measure': ''},
+    {'measure': dumps.choice('SoftmaxMaximum')},
+    {'measure': linear_classifier(norm=True)},
+    {'measure': linear_classifier(per_layer=True)},
+    {'measure': dumps.choice('ClassifierConfidence', classifier=MINE)},
+    {'measure': MINE},
     {'num_decoder_layers': 12},
   ],
 )

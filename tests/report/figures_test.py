@@ -126,7 +126,9 @@ def test_gains_are_drawn_inside_their_panels(results):
 
 def test_two_splits_of_one_name_are_two_lines(results):
   """Which an evaluation allows where the examples are shown to be others."""
-  dump = {**results.calibration.dump, 'split': results.evaluation.split}
+  dump = dataclasses.replace(
+    results.calibration.dump, split=results.evaluation.split
+  )
   figure = mpl_figure.Figure()
   plots.quality_against_layers(
     figure,

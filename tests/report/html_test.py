@@ -236,7 +236,7 @@ def test_the_confidence_of_the_table_is_that_of_all_its_rows(results):
 def test_the_paper_s_numbers_stand_in_rows_of_its_task_only(results):
   ours = pairs.Pair(results.calibration, results.evaluation)
   task, metric = 'cnn_dailymail_v002', 'rouge_l'
-  dump = {**results.calibration.dump, 'task': task}
+  dump = dataclasses.replace(results.calibration.dump, task=task)
   theirs = pairs.Pair(
     dataclasses.replace(results.calibration, dump=dump, metric=metric),
     dataclasses.replace(results.evaluation, task=task, metric=metric),

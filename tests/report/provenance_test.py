@@ -3,9 +3,17 @@
 import dataclasses
 
 import pytest
+from testing import dumps
 
 from calm_jax.calibration import betting, multiple_testing
-from calm_jax.records import contracts
+from calm_jax.early_exit.measures import (
+  classifier_confidence,
+  classifiers,
+  saturation,
+  screening,
+  top_k,
+)
+from calm_jax.records import contracts, descriptions
 from calm_jax.report import limits, pairs, provenance, wording
 
 
@@ -44,16 +52,16 @@ def test_a_demo_is_one_command(results):
 def test_choices_are_named_as_the_command_line_names_them(results):
   chosen = dataclasses.replace(
     results.calibration,
-    p_value=repr(betting.Betting()),
-    procedure=repr(multiple_testing.Holm()),
+    p_value=descriptions.describe(betting.Betting()),
+    procedure=descriptions.describe(multiple_testing.Holm()),
   )
   command = provenance.calibrate_command(chosen)
   assert command.endswith('--p_value=betting --procedure=holm')
   # Knobs that no flag can name: without them it would be another p-value.
   other = dataclasses.replace(
     chosen,
-    p_value='Betting(level=0.01)',
-    procedure='MultiStartFixedSequence(num_starts=2)',
+    p_value=dumps.choice('Betting', level=0.01),
+    procedure=dumps.choice('MultiStartFixedSequence', num_starts=2),
   )
   command = provenance.calibrate_command(other).split()
   assert command[-1] == '--gin_file=KNOBS.gin' not in command[:-1]
@@ -64,9 +72,10 @@ def test_settings_and_versions(results):
   told = provenance.describe(pair_of(results), results.manifests)
   settings = dict(told.settings)
   assert settings['measure'] == 'SoftmaxTopTwoGap()'
-  assert settings['model digest'] == '5f1d' * 16
+  assert settings['params digest'] == '5f1d' * 16
+  assert settings['max decode length'] == '64'
   assert settings['test dump, data'] == 'c3e7' * 16
-  assert settings['network'].startswith('vocab_size 4096')
+  assert settings['network'].startswith('Transformer(vocab_size=4096')
   assert dict(told.versions)['evaluation'] == 'jax 0.10.0, numpy 2.3.4'
 
 
@@ -114,22 +123,27 @@ def test_texts_above_the_tolerance_are_counted_or_bounded(results):
   assert 'lose' not in first(example_losses=())
 
 
+of_classifier = classifier_confidence.ClassifierConfidence
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+  a: int
+
+
 @pytest.mark.parametrize(
   ('measure', 'name'),
   [
-    ('TopKPropagation(k=64, taken_at=None)', 'top-k, K 64'),
-    ('TopKPropagation(k=(64, 8))', 'top-k, K falling'),
-    ('HiddenStateSaturation(rescale=True)', 'hidden state'),
-    ('ClassifierConfidence(classifier=Linear())', 'linear classifier'),
-    (
-      'ClassifierConfidence(classifier=Attention(width=64))',
-      'attention classifier, 64',
-    ),
-    ('ClassifierConfidence(classifier=Mlp(hidden_dim=9))', 'mlp classifier, 9'),
-    ('ClassifierConfidence(classifier="x")', 'ClassifierConfidence'),
-    ('Mine(a=1)', 'Mine'),
-    ('<b>', '<b>'),
+    (top_k.TopKPropagation(k=64), 'top-k, K 64'),
+    (top_k.TopKPropagation(k=(64, 8)), 'top-k, K falling'),
+    (screening.ScreenedTopK(k=8), 'screened top-k, K 8'),
+    (saturation.HiddenStateSaturation(rescale=True), 'hidden state'),
+    (of_classifier(classifiers.Linear()), 'linear classifier'),
+    (of_classifier(classifiers.Attention()), 'attention classifier, 64'),
+    (of_classifier(classifiers.Mlp(hidden_dim=9)), 'mlp classifier, 9'),
+    (of_classifier(Mine(1)), 'Mine'),
+    (Mine(1), 'Mine'),
   ],
 )
 def test_names_of_measures(measure, name):
-  assert wording.measure_name(measure) == name
+  assert descriptions.describe(measure).name == name

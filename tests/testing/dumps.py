@@ -1,4 +1,4 @@
-"""A made-up dump of which the right calibration is known."""
+"""Made-up records, and a dump of which the right calibration is known."""
 
 import dataclasses
 
@@ -10,6 +10,78 @@ from calm_jax.records import contracts
 THRESHOLDS = (1.0, 0.5, 0.1)
 
 
+NETWORK = {
+  'vocab_size': 100,
+  'dtype': 'float32',
+  'emb_dim': 16,
+  'num_heads': 2,
+  'num_encoder_layers': 1,
+  'num_decoder_layers': 4,
+  'head_dim': 8,
+  'mlp_dim': 32,
+  'mlp_activations': ['gelu', 'linear'],
+  'logits_via_embedding': False,
+  'float32_attention_logits': False,
+}
+
+
+def choice(kind: str, **knobs) -> contracts.Description:
+  return contracts.Description(kind, knobs)
+
+
+def make_model(**fields) -> contracts.ModelDescription:
+  """A description; sizes of the network among the fields change these."""
+  sizes = {name: fields.pop(name) for name in NETWORK if name in fields}
+  network = contracts.Description('Transformer', NETWORK | sizes)
+  num_layers = network.knobs['num_decoder_layers']
+  return contracts.ModelDescription(
+    **{
+      'params_digest': 'm',
+      'vocabulary_digest': 'v',
+      'network': network,
+      'measure': choice('SoftmaxTopTwoGap'),
+      'threshold_schedule': choice('ConstantThreshold'),
+      'exit_layers': tuple(range(1, num_layers + 1)),
+      'skipped_layers': choice('ExitState'),
+      'output_length': None,
+      'decode_fn': choice('Greedy'),
+      'inputs_length': 8,
+      'max_decode_length': 2,
+      'eos_id': 1,
+    }
+    | fields
+  )
+
+
+_OF_THE_MODEL = {
+  *NETWORK,
+  *(field.name for field in dataclasses.fields(contracts.ModelDescription)),
+}
+
+
+def make_manifest(**fields) -> contracts.Manifest:
+  """A header; fields of the model's description may be among its own."""
+  model = {name: fields.pop(name) for name in _OF_THE_MODEL & set(fields)}
+  return contracts.Manifest(
+    **{
+      'task': 'docstring_restoration',
+      'split': 'calibration',
+      'metric': 'chrf',
+      'thresholds': THRESHOLDS,
+      'model': make_model(**model),
+      'data_digest': 'd',
+    }
+    | fields
+  )
+
+
+def replaced(record, **fields):
+  """A manifest or job with other fields, those of its model among them."""
+  model = {name: fields.pop(name) for name in _OF_THE_MODEL & set(fields)}
+  model = dataclasses.replace(record.model, **model)
+  return dataclasses.replace(record, model=model, **fields)
+
+
 def make_dump(
   num_examples: int = 60, **fields
 ) -> tuple[contracts.Manifest, contracts.Dump]:
@@ -18,22 +90,7 @@ def make_dump(
   layers = np.broadcast_to(np.array([4, 2, 1])[:, None], shape).astype(np.int8)
   texts = np.array([['Same text.', 'Same text.', '###']] * num_examples)
   texts[::20, 1] = 'qqq'
-  manifest = contracts.Manifest(
-    **{
-      'task': 'docstring_restoration',
-      'split': 'calibration',
-      'metric': 'chrf',
-      'thresholds': THRESHOLDS,
-      'num_decoder_layers': 4,
-      'max_decode_length': 2,
-      'measure': 'SoftmaxTopTwoGap()',
-      'threshold_schedule': 'ConstantThreshold()',
-      'model_digest': 'm',
-      'config_digest': 'c',
-      'data_digest': 'd',
-    }
-    | fields
-  )
+  manifest = make_manifest(**fields)
   return manifest, contracts.Dump(
     example_ids=np.array([f'id-{i}' for i in range(num_examples)]),
     sources=np.array(['same text'] * num_examples),

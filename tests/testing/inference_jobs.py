@@ -1,5 +1,7 @@
 """A job of `calm infer`, for tests of what becomes of its files."""
 
+from testing import dumps
+
 from calm_jax.inference import results
 
 JOB = results.Job(
@@ -7,20 +9,18 @@ JOB = results.Job(
   mode='predict',
   split='test',
   threshold=0.9,
-  decoding='greedy',
+  model=dumps.make_model(max_decode_length=6),
   num_decodes=1,
-  inputs_length=8,
-  max_decode_length=6,
+  num_beams=0,
+  seed=0,
+  prompt='',
   shard_id=1,
   num_shards=3,
   num_examples=6,
   batch_size=2,
+  rows_per_pack=(),
   batches_per_chunk=1,
-  measure='SoftmaxTopTwoGap()',
-  threshold_schedule='ConstantThreshold()',
   examples_digest='e',
-  model_digest='m',
-  config_digest='c',
   versions={'jax': '1'},
   command='calm infer',
 )

@@ -7,7 +7,8 @@ from calm_jax.decode import generation, models
 from calm_jax.t5 import network
 
 
-def make_generator(max_decode_length=6):
+def make_generator(max_decode_length=6, **kwargs):
+  """The same network and weights at each call; `kwargs` are the model's."""
   tokenizer = vocabulary.default_tokenizer()
   config = network.T5Config(
     vocab_size=tokenizer.vocab_size,
@@ -21,7 +22,7 @@ def make_generator(max_decode_length=6):
   )
   # Packs would double the programs; `packing_test` tests them.
   model = models.EncoderDecoderModel(
-    network.Transformer(config), rows_per_pack=()
+    network.Transformer(config), **{'rows_per_pack': ()} | kwargs
   )
   params = model.get_initial_variables(
     jax.random.key(1),

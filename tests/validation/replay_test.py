@@ -9,7 +9,7 @@ from testing import dumps
 from calm_jax import errors
 from calm_jax.calibration import risks
 from calm_jax.early_exit.engine import schedule
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 from calm_jax.validation import replay, replay_schedules
 
 N, T, L = 5, 6, 4
@@ -36,7 +36,7 @@ def make_dump(seed=0):
     thresholds=GRID,
     num_decoder_layers=L,
     max_decode_length=T,
-    threshold_schedule='DecayingThreshold(temperature=4.0)',
+    threshold_schedule=dumps.choice('DecayingThreshold', temperature=4.0),
   )
   return manifest, contracts.Dump(
     example_ids=np.array([f'{i}' for i in range(N)]),
@@ -130,14 +130,16 @@ def test_schedules_equal_those_of_the_model(ours, theirs):
   for t in range(20):
     np.testing.assert_allclose(got[:, t], theirs(thresholds, t, 20), atol=1e-6)
   assert (got[0] == 1.0).all()
-  assert replay_schedules.schedule_of(repr(theirs)) == ours
+  described = descriptions.describe(theirs)
+  assert replay_schedules.schedule_of(described) == ours
 
 
-@pytest.mark.parametrize('name', ['s', 'Other()', 'DecayingThreshold(rate=1)'])
-def test_a_schedule_that_nobody_here_knows(name):
+@pytest.mark.parametrize('kind', ['s', 'mine.Other', 'mine.DecayingThreshold'])
+def test_a_schedule_that_nobody_here_knows(kind):
   manifest, dump = make_dump()
+  other = dumps.replaced(manifest, threshold_schedule=dumps.choice(kind))
   with pytest.raises(errors.DataError, match='can be replayed'):
-    replay.replay(dataclasses.replace(manifest, threshold_schedule=name), dump)
+    replay.replay(other, dump)
 
 
 def test_any_grid_in_any_order():
@@ -200,7 +202,7 @@ def test_gaps_of_texts():
 
 def test_what_cannot_be_replayed():
   manifest, dump = make_dump()
-  oracle = dataclasses.replace(manifest, measure='Oracle()')
+  oracle = dumps.replaced(manifest, measure=dumps.choice('Oracle'))
   with pytest.raises(errors.DataError, match='cannot be replayed'):
     replay.replay(oracle, dump)
   for grid in ((1.1,), (-0.1,), (float('nan'),), ()):

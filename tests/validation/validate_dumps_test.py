@@ -64,7 +64,9 @@ def test_every_rule_experiment_and_objective_has_its_rows(tmp_path):
   named = named_dumps.read_dumps(
     [
       write(tmp_path / 'a', of_two_lengths()),
-      write(tmp_path / 'b', of_two_lengths(), measure='StaticExit()'),
+      write(
+        tmp_path / 'b', of_two_lengths(), measure=dumps.choice('StaticExit')
+      ),
     ]
   )
   seen = []
@@ -145,34 +147,41 @@ def test_a_replay_that_is_right_calibrates_alike(tmp_path):
 
 
 def test_a_measure_without_confidences_is_not_replayed(tmp_path):
-  named = named_dumps.read_dumps([write(tmp_path / 'a', measure='Oracle()')])
+  named = named_dumps.read_dumps(
+    [write(tmp_path / 'a', measure=dumps.choice('Oracle'))]
+  )
   result = validate_dumps.validate(named, SETTINGS)
   assert result.replay_gaps == ()
   assert any('Oracle' in note for note in result.notes)
+
+
+A_1 = dumps.choice('A', k=1)
 
 
 @pytest.mark.parametrize(
   ('fields', 'expected'),
   [
     (
-      ({'measure': 'A(k=1)'}, {'measure': 'B(k=1)'}),
+      ({'measure': A_1}, {'measure': dumps.choice('B', k=1)}),
       ['A', 'B'],
     ),
     (
-      ({'measure': 'A(k=1)'}, {'measure': 'A(k=2)'}),
+      ({'measure': A_1}, {'measure': dumps.choice('A', k=2)}),
       ['A(k=1)', 'A(k=2)'],
     ),
     (
       (
-        {'measure': 'A()'},
+        {'measure': A_1},
         {
-          'measure': 'A()',
-          'threshold_schedule': 'DecayingThreshold(temperature=4.0)',
+          'measure': A_1,
+          'threshold_schedule': dumps.choice(
+            'DecayingThreshold', temperature=4.0
+          ),
         },
       ),
       ['A', 'A with DecayingThreshold'],
     ),
-    (({'measure': 'A()'}, {'measure': 'A()'}), ['A in 0', 'A in 1']),
+    (({'measure': A_1}, {'measure': A_1}), ['A in 0', 'A in 1']),
   ],
 )
 def test_names_are_as_long_as_they_must_be(fields, expected, tmp_path):
