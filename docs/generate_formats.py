@@ -38,6 +38,7 @@ WORDS = {
   'mean_loss': 'over the texts',
   'mean_metric': "the task's metric against the references",
   'metric': "name of the metric; of an example, the output's score",
+  'model': 'that decoded them, a ModelDescription',
   'network': 'sizes of the network, by the names of `t5.network.T5Config`',
   'num_decoder_layers': 'L',
   'num_examples': 'how many texts',
@@ -57,7 +58,6 @@ WORDS = {
   'split': 'of the task',
   'task': 'its name',
   'threshold': 'in [0, 1]; 1 is the full model',
-  'threshold_schedule': 'repr of the schedule',
   'tolerance': 'delta of the paper',
   'tokens_timed': 'how many tokens were timed',
   'training': 'how it was trained, in words',
@@ -110,7 +110,7 @@ def fields(name: str) -> list[tuple[str, str, str, str]]:
 
 def _code(node: ast.AST) -> str:
   text = ast.unparse(node).replace('|', '\\|')
-  text = re.sub(r'\b(efficiency_records|contracts)\.', '', text)
+  text = re.sub(r'\b(efficiency_records|json_records)\.', '', text)
   made = re.fullmatch(r'dataclasses\.field\(default_factory=(\w+)\)', text)
   return f'`{made[1]}()`' if made else f'`{text}`'
 

@@ -139,7 +139,7 @@ def _write_results(folder, plan, generator, swept, timed_examples) -> None:
   study_figures.exits_figure(
     folder / 'exits.png',
     {name: _layers_used(x, plan.loss_limit) for name, x in swept.items()},
-    manifest.num_decoder_layers,
+    manifest.model.num_decoder_layers,
     plan.loss_limit,
   )
   print(f'Written: {folder}')

@@ -43,7 +43,7 @@ def describe(
     measure=descriptions.describe(model.measure),
     threshold_schedule=descriptions.describe(model.threshold_schedule),
     exit_layers=model.exit_layers.layers(model.config.num_decoder_layers),
-    skipped_layers=descriptions.describe(model.propagation),
+    skipped_layers=descriptions.describe(model.skipped_layers),
     output_length=None if bound is None else descriptions.describe(bound),
     decode_fn=descriptions.describe(decode_fn),
     inputs_length=generator.inputs_length,

@@ -122,7 +122,7 @@ def evaluate(
       num_losses if column else 0,  # The full model loses nothing.
     ),
     layer_histogram=layer_histogram(
-      data.num_layers_used[:, column], manifest.num_decoder_layers
+      data.num_layers_used[:, column], manifest.model.num_decoder_layers
     ),
   )
 

@@ -39,7 +39,8 @@ class CalibrationResult(json_records.Record):
   Attributes:
     threshold: the lowest certified threshold; 1.0 if none is, with the reason.
     consistency: one of `CONSISTENCIES`.
-    p_value, procedure: of the tests.
+    p_value: by which each threshold is tested.
+    procedure: decides from the p-values which thresholds are certified.
     grid: [G], in the order tested (thresholds descending).
     dump: what was calibrated on.
     warning: '' or what is doubtful, such as too few examples for this

@@ -123,7 +123,7 @@ KINDS: dict[str, Kind] = {
   'DecayingThreshold': Kind({'temperature': float}),
   'T5xDecayingThreshold': Kind({'temperature': float}),
   # What the layers that a token skipped see of it.
-  'ExitState': Kind({}),
+  'ProjectExitState': Kind({}),
   'FirstExitState': Kind({}),
   # Bounds of the output by the input.
   'ProportionalLength': Kind({'ratio': float, 'extra': int}),

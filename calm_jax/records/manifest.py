@@ -25,10 +25,7 @@ class Provenance(json_records.Record):
   """What was decoded, and how: what a calibrated threshold belongs to.
 
   Attributes:
-    data_digest: SHA-256 of the split's texts.
-    model: that decoded them.
-    decode_mode: how the texts came about; only texts generated at each
-      threshold carry CALM's guarantee.
+    model, data_digest, decode_mode: as of the dump's `Manifest`.
   """
 
   task: str
@@ -53,7 +50,10 @@ class Manifest(json_records.Record):
 
   Attributes:
     thresholds: [G], strictly descending, first 1.0 (the full model).
-    model, data_digest, decode_mode: as in `Provenance`.
+    model: that decoded the texts.
+    data_digest: SHA-256 of the split's texts.
+    decode_mode: how the outputs came about; only those generated at each
+      threshold carry CALM's guarantee.
     stopped: '' or why lower thresholds that were asked for are not there.
   """
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import cases, decode, outputs, programs, rows, serve, systems
 from calm_jax.evaluation import network_sizes
+from calm_jax.records import descriptions
 
 LAYERS = 3
 SIZES = network_sizes.NetworkSizes(
@@ -94,7 +95,7 @@ def made_up_runs():
     case=cases.Case('tiny', None, SIZES, 10),
     batch=1,
     new_tokens=4,
-    measures={'none': 'StaticExit()'},
+    measures={'none': descriptions.Description('StaticExit', {})},
     prepared={full: 2.0, peer: 1.0},
     decoded={
       full: [
@@ -162,7 +163,6 @@ def test_rows_of_a_process():
 
 def test_every_measure_has_a_look_a_label_and_a_cost():
   from calm_jax.evaluation import measure_costs
-  from calm_jax.records import descriptions
 
   for key, measure in programs.MEASURES.items():
     assert key in outputs._LOOKS

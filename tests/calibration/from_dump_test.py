@@ -14,7 +14,7 @@ from calm_jax.calibration import (
   multiple_testing,
   p_values,
 )
-from calm_jax.records import contracts
+from calm_jax.records import contracts, descriptions
 
 
 def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
@@ -34,7 +34,7 @@ def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
     [point.mean_loss for point in result.grid], [0.0, 0.05, 1.0]
   )
   assert result.metric == 'chrf'
-  assert result.p_value == 'HoeffdingBentkus()'
+  assert result.p_value.kind == 'HoeffdingBentkus'
   assert result.dump.model.params_digest == 'm'
   contracts.write_json_atomically(tmp_path / 'calibration.json', result)
   again = contracts.read_json(
@@ -107,7 +107,7 @@ def test_choices_by_name_or_as_objects():
     )
     assert result.threshold == 0.5
     assert result.p_value == descriptions.describe(betting.Betting())
-    assert result.procedure == 'Holm()'
+    assert result.procedure.kind == 'Holm'
     assert result.guarantee == contracts.HIGH_PROBABILITY
 
 
@@ -119,7 +119,7 @@ def test_defaults_hold_for_their_losses():
   exact = from_dump.calibrate_dump(
     data, 'textual', 0.2, 0.05, metric='exact_match', p_value='binomial'
   )
-  assert exact.p_value == 'Binomial()'
+  assert exact.p_value.kind == 'Binomial'
   assert exact.grid[1].p_value == pytest.approx(
     p_values.Binomial().from_totals(10.0, 200, 0.2)
   )

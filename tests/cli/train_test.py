@@ -65,7 +65,7 @@ def test_dump_of_a_checkpoint(model_dir, tmp_path, capsys):
   assert code == 0, capsys.readouterr().err
   manifest, data = reader.read_dump(tmp_path / 'dump')
   assert manifest.num_examples == 5
-  assert manifest.max_decode_length == 8
+  assert manifest.model.max_decode_length == 8
   assert manifest.task == 'docstring_restoration'
   assert (data.num_layers_used[:, 2] <= 1).all()  # threshold 0
 

@@ -14,7 +14,7 @@ from calm_jax.decode import (
   generation,
   models,
 )
-from calm_jax.early_exit.engine import propagation, sampling, schedule
+from calm_jax.early_exit.engine import sampling, schedule, skipped_layers
 from calm_jax.early_exit.measures import top_k
 from calm_jax.records import contracts, differences
 from calm_jax.t5 import network
@@ -53,7 +53,9 @@ OTHERS = {
     x, threshold_schedule=schedule.DecayingThreshold()
   ),
   'exit_layers': lambda x: made(x, exit_layers=schedule.ExitLayers(2)),
-  'skipped_layers': lambda x: made(x, propagation=propagation.FirstExitState()),
+  'skipped_layers': lambda x: made(
+    x, skipped_layers=skipped_layers.FirstExitState()
+  ),
   'output_length': lambda x: made(
     x, output_length=decoding.ProportionalLength()
   ),
@@ -121,7 +123,7 @@ def test_no_attribute_of_the_model_is_forgotten(generator):
   described = {
     field.name for field in dataclasses.fields(contracts.ModelDescription)
   }
-  names = {'propagation': 'skipped_layers', 'module': 'network'}
+  names = {'module': 'network'}
   decide_none = {'rows_per_pack', 'decode_fn', 'default_decoder_params'}
   found = {x for x in vars(generator.model) if not x.startswith('_')}
   assert {names.get(x, x) for x in found - decide_none} <= described

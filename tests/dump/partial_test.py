@@ -224,15 +224,13 @@ def test_a_manifest_of_another_run_is_not_believed(tmp_path):
   manifest = reader.read_manifest(tmp_path / 'dump')
   job = dataclasses.replace(JOB, num_examples=6)
   for changes in (
-    {'model_digest': 'of another model'},
+    {'params_digest': 'of another model'},
     {'thresholds': (1.0,)},
     {'thresholds': (1.0, 0.4), 'stopped': 'enough'},
     {'shards': manifest.shards[:1], 'num_examples': 2},
   ):
     contracts.write_json_atomically(tmp_path / 'dump' / 'job.json', job)
-    contracts.write_json_atomically(
-      path, dataclasses.replace(manifest, **changes)
-    )
+    contracts.write_json_atomically(path, dumps.replaced(manifest, **changes))
     with pytest.raises(errors.DataError, match='of one run.*--overwrite'):
       partial.completed(tmp_path / 'dump', job)
   stopped = dataclasses.replace(manifest, thresholds=(1.0,), stopped='enough')

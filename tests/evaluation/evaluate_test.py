@@ -306,8 +306,8 @@ def test_refuses_the_same_split_unless_the_ids_are_known():
   ('fields', 'message'),
   [
     ({'size': 199}, 'num_examples 200, got one with 199'),
-    ({'data_digest': 'b'}, "data_digest 'data', got one with 'b'"),
-    ({'model_digest': 'b'}, "model_digest 'model-1', got one with 'b'"),
+    ({'data_digest': 'b'}, "data_digest 'd', got one with 'b'"),
+    ({'params_digest': 'b'}, "params_digest 'm', got one with 'b'"),
   ],
 )
 def test_refuses_ids_of_another_dump_than_the_calibrated_one(fields, message):

@@ -9,7 +9,7 @@ import os
 import re
 
 import pytest
-from testing import hostile
+from testing import dumps, hostile
 
 from calm_jax import errors
 from calm_jax.records import contracts
@@ -298,8 +298,8 @@ def test_refuses_results_that_do_not_belong_together(results, fields, tmp_path):
 
 
 def test_refuses_the_dump_of_another_system(results, tmp_path):
-  other = dataclasses.replace(results.manifests[1], model_digest='ff' * 32)
-  with pytest.raises(errors.DataError, match='test dump .* model_digest'):
+  other = dumps.replaced(results.manifests[1], params_digest='ff' * 32)
+  with pytest.raises(errors.DataError, match='test dump .* params_digest'):
     write(results, tmp_path / 'report', [results.manifests[0], other])
   assert not (tmp_path / 'report').exists()
 

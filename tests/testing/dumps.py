@@ -42,7 +42,7 @@ def make_model(**fields) -> contracts.ModelDescription:
       'measure': choice('SoftmaxTopTwoGap'),
       'threshold_schedule': choice('ConstantThreshold'),
       'exit_layers': tuple(range(1, num_layers + 1)),
-      'skipped_layers': choice('ExitState'),
+      'skipped_layers': choice('ProjectExitState'),
       'output_length': None,
       'decode_fn': choice('Greedy'),
       'inputs_length': 8,

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from calm_jax.records import contracts
+
 MARKUP = '</span><script>alert(1)</script>"\'><img src=x onerror=y>&amp;'
 SCRIPT = (
   "</script></style></title><svg onload=document.title='owned'><a href="
@@ -26,6 +28,9 @@ def poison(value, text):
     return {
       poison(key, text): poison(item, text) for key, item in value.items()
     }
+  if isinstance(value, contracts.Description):
+    # Its numbers stay: a network has layers.
+    return contracts.Description(text, {**value.knobs, text: text})
   if not dataclasses.is_dataclass(value):
     return value
   return dataclasses.replace(
@@ -41,9 +46,9 @@ def poison(value, text):
 def poison_results(calibration, evaluation, text):
   """A calibration and its evaluation with `text` in the task's name too."""
   task = f'task {text}'
+  calibration = poison(calibration, text)
+  dump = dataclasses.replace(calibration.dump, task=task)
   return (
-    dataclasses.replace(
-      poison(calibration, text), dump={'task': task, 'split': text, text: text}
-    ),
+    dataclasses.replace(calibration, dump=dump),
     dataclasses.replace(poison(evaluation, text), task=task),
   )
