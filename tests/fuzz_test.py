@@ -23,7 +23,7 @@ from calm_jax.data import file_tasks, vocabulary
 from calm_jax.dump import partial, reader, shards
 from calm_jax.inference import results, sources
 from calm_jax.records import contracts, json_records
-from calm_jax.training import best, evaluations, unlogged_steps, writers
+from calm_jax.training import best, evaluations, writers
 
 PLACES = 48  # at least, of each kind of damage, spread over the file
 CUT_AT_EACH = 64  # bytes
@@ -110,16 +110,6 @@ def evaluated_steps(tmp_path):
   return Target(
     tmp_path / evaluations.FILE_NAME,
     lambda: evaluations.EvaluatedSteps(tmp_path, 9)._steps,
-  )
-
-
-def steps_without_a_line(tmp_path):
-  kept = unlogged_steps.UnloggedSteps(tmp_path, 0)
-  total = {'loss': np.float64(0.1), 'layer_loss': np.float64([0.7, 1.5])}
-  kept.keep(unlogged_steps.Window.of(4, 1.5, {'timing/a': 0.5}, total))
-  return Target(
-    tmp_path / unlogged_steps.FILE_NAME,
-    lambda: unlogged_steps.UnloggedSteps(tmp_path, 4).found,
   )
 
 
@@ -244,7 +234,6 @@ TARGETS = (
   unfinished_job,
   best_checkpoint,
   evaluated_steps,
-  steps_without_a_line,
   complete_marker,
   model_config,
   saved_configuration,

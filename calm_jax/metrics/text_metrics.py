@@ -15,12 +15,10 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
-
-import numpy as np
+from collections.abc import Callable
 
 from calm_jax import errors
-from calm_jax.metrics import answers, character_ngrams, rouge
+from calm_jax.metrics import answers
 
 # (prediction, reference) -> [0, 1]
 Metric = Callable[[str, str], float]
@@ -52,18 +50,7 @@ def chrf(prediction: str, reference: str) -> float:
   F2 of character n-grams up to 6. Sensitive to case and punctuation, blind to
   white space, and not symmetric: recall of the reference weighs more.
   """
-  return character_ngrams.chrf_scores([prediction], reference)[0]
-
-
-def _many_chrf(predictions: Sequence[str], reference: str) -> np.ndarray:
-  reference = reference.strip()
-  texts = [text.strip() for text in predictions]
-  scores = character_ngrams.chrf_scores(texts, reference)
-  equal = np.array([text == reference for text in texts])
-  return np.where(equal, 1.0, np.clip(scores, 0.0, 1.0))
-
-
-chrf.many = _many_chrf  # type: ignore[attr-defined]
+  return _chrf_scorer().sentence_score(prediction, [reference]).score / 100.0
 
 
 @_with_defined_edges
@@ -88,13 +75,13 @@ exact_match.zero_one = True  # type: ignore[attr-defined]
 @_with_defined_edges
 def rouge_1(prediction: str, reference: str) -> float:
   """ROUGE-1 F1 of rouge-score, no stemmer: words in any order (Lin 2004)."""
-  return rouge.ngram_f1(prediction, reference, 1)
+  return _rouge('rouge1', prediction, reference)
 
 
 @_with_defined_edges
 def rouge_2(prediction: str, reference: str) -> float:
   """ROUGE-2 F1 of rouge-score, no stemmer: pairs of words (Lin 2004)."""
-  return rouge.ngram_f1(prediction, reference, 2)
+  return _rouge('rouge2', prediction, reference)
 
 
 @_with_defined_edges
@@ -103,7 +90,7 @@ def rouge_l(prediction: str, reference: str) -> float:
 
   Blind to case, punctuation and every letter outside a-z and 0-9.
   """
-  return rouge.subsequence_f1(prediction, reference)
+  return _rouge('rougeL', prediction, reference)
 
 
 @_with_defined_edges
@@ -215,9 +202,27 @@ def _check_two_arguments(metric: Metric, name: str) -> None:
     pass  # Built-in functions may tell nothing of their arguments.
 
 
-# Imported at first use: the library takes a second that few commands need.
+def _rouge(kind: str, prediction: str, reference: str) -> float:
+  return _rouge_scorer(kind).score(reference, prediction)[kind].fmeasure
+
+
+# Imported at first use: the libraries take a second that few commands need.
+@functools.cache
+def _chrf_scorer():
+  from sacrebleu.metrics import CHRF
+
+  return CHRF()
+
+
 @functools.cache
 def _bleu_scorer():
   from sacrebleu.metrics import BLEU
 
   return BLEU(effective_order=True)
+
+
+@functools.cache
+def _rouge_scorer(kind: str):
+  from rouge_score import rouge_scorer
+
+  return rouge_scorer.RougeScorer([kind])

@@ -6,7 +6,7 @@ training.loop --sums, scores--> RunLogs --> train/, training_eval/, terminal
 import pathlib
 import time
 
-from calm_jax.training import metrics, objectives, unlogged_steps, writers
+from calm_jax.training import metrics, objectives, writers
 
 TRAIN = 'train'
 TRAINING_EVAL = 'training_eval'
@@ -33,14 +33,9 @@ class RunLogs:
     self._start_time = time.monotonic()
     self._train = writers.MetricLog(model_dir / TRAIN, start)
     self._evaluation = writers.MetricLog(model_dir / TRAINING_EVAL, start)
-    self._unlogged = unlogged_steps.UnloggedSteps(model_dir / TRAIN, start)
     self.progress = writers.Progress(total_steps, start)
     self._total_steps = total_steps
     self._reset()
-    if (window := self._unlogged.found) is not None:
-      self._total = window.total
-      self._pauses = dict(window.pauses)
-      self._window_start -= window.seconds + sum(window.pauses.values())
 
   def _reset(self):
     self._total: metrics.MetricSums | None = None
@@ -62,16 +57,8 @@ class RunLogs:
     self._total = metrics.add(self._total, sums)
     self.progress.advance()
 
-  def keep_unlogged(self, step_number: int):
-    """Writes the sums next to a checkpoint that is about to be saved."""
-    self._unlogged.keep(
-      unlogged_steps.Window.of(
-        step_number, self._seconds(), self._pauses, self._total
-      )
-    )
-
   def write(self, step_number: int):
-    """Writes the means since the last call."""
+    """Writes the means since the last call; nothing if no step came since."""
     if self._total is None:
       return
     values = self._objective.training_metrics(self._total, self._seconds())
@@ -130,4 +117,4 @@ class NoLogs:
     pass
 
   message = exclude = add = write = write_evaluation = close = _ignore
-  show_metrics = keep_unlogged = drop_evaluations_after = _ignore
+  show_metrics = drop_evaluations_after = _ignore

@@ -326,7 +326,6 @@ class _Run:
     return f'the checkpoint of step {self.saved_step} is kept'
 
   def _do_duties(self, number: int, train_state, due: set[str], at_stop: bool):
-    # No line of its own for a stop: lines stay at the same steps.
     if 'log' in due:
       self.logs.write(number)
     if at_stop or 'checkpoint' in due:
@@ -342,8 +341,8 @@ class _Run:
     self.logs.exclude(reason, time.monotonic() - started)
 
   def _save(self, number: int, train_state: state.TrainState):
-    # Before the checkpoint, so that none is ever without them.
-    self.logs.keep_unlogged(number)
+    # First, so that a resumed run has no sums of earlier steps to remember.
+    self.logs.write(number)
     self.store.save(number, train_state.as_dict())
     self.reader.save_place(number)
     self.saved_step = number

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
-from sacrebleu import metrics as sacrebleu_metrics
 
 from calm_jax import errors
-from calm_jax.metrics import character_ngrams, rouge, text_metrics
+from calm_jax.evaluation import bleurt
+from calm_jax.metrics import text_metrics
 
 # Few letters, so that texts share n-grams and words often.
 TEXTS = st.text(alphabet='aAb c.?', max_size=24)
@@ -134,56 +134,18 @@ def _sentence(drawn):
 ANY_TEXT = RANDOM_TEXTS | SENTENCES.map(_sentence)
 
 
-@hypothesis.given(
-  predictions=st.lists(ANY_TEXT, max_size=4), reference=ANY_TEXT
-)
-@hypothesis.settings(deadline=None, derandomize=True, max_examples=500)
-def test_chrf_is_sacrebleus_to_the_last_bit(predictions, reference):
-  scorer = sacrebleu_metrics.CHRF()
-  expected = [
-    scorer.sentence_score(text, [reference]).score / 100 for text in predictions
-  ]
-  got = character_ngrams.chrf_scores(predictions, reference)
-  assert got.tolist() == expected
-  # Many at once, or one by one, with the edges settled.
-  assert text_metrics.chrf.many(predictions, reference).tolist() == [
-    text_metrics.chrf(text, reference) for text in predictions
-  ]
-
-
 @hypothesis.given(prediction=ANY_TEXT, reference=ANY_TEXT)
 @hypothesis.settings(deadline=None, derandomize=True, max_examples=500)
-def test_rouge_is_rouge_scores_to_the_last_bit(prediction, reference):
+def test_rouge_is_rouge_scores(prediction, reference):
   types = {'rouge_1': 'rouge1', 'rouge_2': 'rouge2', 'rouge_l': 'rougeL'}
   scores = rouge_scorer.RougeScorer(list(types.values()), use_stemmer=False)
   expected = scores.score(reference, prediction)
-  assert rouge.ngram_f1(prediction, reference, 1) == expected['rouge1'].fmeasure
-  assert rouge.ngram_f1(prediction, reference, 2) == expected['rouge2'].fmeasure
-  assert (
-    rouge.subsequence_f1(prediction, reference) == expected['rougeL'].fmeasure
-  )
   if prediction.strip() != reference.strip() and prediction.strip():
     for ours, theirs in types.items():
       if reference.strip():
         assert text_metrics.METRICS[ours](prediction, reference) == (
           pytest.approx(expected[theirs].fmeasure, abs=0)
         )
-
-
-def test_texts_longer_than_a_machine_word():
-  """The bits of ROUGE-L and the numbers of chrF's n-grams do not overflow."""
-  generator = random.Random(0)
-  words = [f'w{generator.randrange(300)}' for _ in range(400)]
-  reference, prediction = ' '.join(words), ' '.join(words[::2] + words[1::3])
-  expected = rouge_scorer.RougeScorer(['rougeL']).score(reference, prediction)
-  assert (
-    rouge.subsequence_f1(prediction, reference) == expected['rougeL'].fmeasure
-  )
-  unusual = ''.join(chr(0x4E00 + i) for i in range(3000))
-  assert character_ngrams.chrf_scores([unusual[::-1]], unusual)[0] == (
-    sacrebleu_metrics.CHRF().sentence_score(unusual[::-1], [unusual]).score
-    / 100
-  )
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -294,8 +256,4 @@ def test_a_module_that_fails(tmp_path, monkeypatch):
 
 def test_what_metrics_promise_survives_a_cache():
   assert functools.cache(text_metrics.exact_match).zero_one
-  many = functools.cache(text_metrics.chrf).many
-  assert many(['a cat', 'a'], 'a cat').tolist() == [
-    1.0,
-    text_metrics.chrf('a', 'a cat'),
-  ]
+  assert functools.cache(bleurt.score).many is bleurt.score.many
