@@ -87,7 +87,12 @@ setuptools.setup(
   package_dir={'calm_jax.configs.gin': 'gin'},
   package_data={
     'calm_jax.configs.gin': ['**/*.gin'],
-    'calm_jax': ['py.typed', 'pretrained/**/*', 'report/*.html.jinja'],
+    'calm_jax': [
+      'py.typed',
+      '*.pyi',
+      'pretrained/**/*',
+      'report/*.html.jinja',
+    ],
   },
   install_requires=_CORE,
   extras_require={

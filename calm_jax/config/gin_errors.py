@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import pathlib
 import re
 import sys
 from collections.abc import Iterable
@@ -42,6 +43,14 @@ def place_and_message(error: Exception) -> tuple[str, str]:
   location = _LOCATION.search(message)
   bare = message[: location.start()] if location else message
   return _place(location), ' '.join(bare.split())
+
+
+def file_of(error: Exception) -> pathlib.Path | None:
+  """The file that gin stopped in, where its message names one."""
+  location = _LOCATION.search(str(error))
+  return (
+    pathlib.Path(location['file']) if location and location['file'] else None
+  )
 
 
 def _sentence(message: str) -> str | None:

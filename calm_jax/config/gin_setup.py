@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import gin
 
 from calm_jax import errors
-from calm_jax.config import gin_checks, gin_errors, gin_imports
+from calm_jax.config import gin_checks, gin_errors, gin_imports, moved_names
 
 _GIN_ERRORS = (
   SyntaxError,
@@ -194,7 +194,7 @@ def _check_imports(
 
 def _parse_file(name: str, folders: Sequence[pathlib.Path]) -> None:
   path = find_file(name, folders)
-  with _explained(name, folders):
+  with _explained(name, folders), _moved_names_told(path):
     # Absolute, or gin would look for it below the search paths.
     gin.parse_config_file(str(path.absolute()))
 
@@ -231,6 +231,22 @@ def _explained(name: str, folders: Sequence[pathlib.Path]) -> Iterator[None]:
     raise errors.ConfigError(
       f'{place}{name} imports a module that fails: {kind}: {message}. Mend it;'
       ' --v=1 shows where.'
+    ) from error
+
+
+@contextlib.contextmanager
+def _moved_names_told(path: pathlib.Path) -> Iterator[None]:
+  """Raises ConfigError where gin failed on a file of an earlier version."""
+  try:
+    yield
+  except (ImportError, *_GIN_ERRORS) as error:
+    failed = gin_errors.file_of(error) or path
+    text = failed.read_text(encoding='utf-8', errors='replace')
+    if not (moved := moved_names.moved_in(text)):
+      raise
+    lines = [f'{before} is now {now}' for before, now in moved.items()]
+    raise errors.ConfigError(
+      f'{failed} must use the names of this version:\n  ' + '\n  '.join(lines)
     ) from error
 
 

@@ -3,11 +3,13 @@
     MODEL_DIR/config.gin, as the run began --compared with--> gin.config_str()
 
 The texts are compared, binding by binding: the saved file is not executed.
+Names that have moved since then are the same (`moved_names`).
 """
 
 import pathlib
 
 from calm_jax import errors
+from calm_jax.config import moved_names
 
 FILE_NAME = 'config.gin'
 
@@ -60,7 +62,7 @@ def bindings(text: str) -> dict[str, str]:
 
 def differences(saved: str, now: str) -> list[str]:
   """A line for each binding that keeps a run from being taken up."""
-  before, after = bindings(saved), bindings(now)
+  before, after = bindings(moved_names.renamed(saved)), bindings(now)
   lines = []
   for name in sorted({*before, *after}):
     if name in ALLOWED or name.startswith(ALLOWED_PREFIXES):
