@@ -34,7 +34,6 @@ _CORE = [
   'packaging>=23.0',
   # The format of SentencePiece's models.
   'protobuf>=4.21',
-  'psutil>=5.9',
   'rouge-score>=0.1.2',
   'sacrebleu>=2.4',
   'safetensors>=0.4',

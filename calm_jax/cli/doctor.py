@@ -1,6 +1,7 @@
 """`calm doctor`: what is installed, what is wrong, and how to fix it."""
 
 import json
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from calm_jax.cli import flags, settings
 if TYPE_CHECKING:
   from calm_jax.doctor import findings
 
-DESCRIPTION = """Look at versions, devices, memory, the shipped model and data.
+DESCRIPTION = """Look at versions, devices, folders, the shipped model and data.
 
   calm doctor
   calm doctor --model_dir=runs/docstrings --tfds_data_dir=data
@@ -58,41 +59,40 @@ def run(args) -> int:
     found.append(finding)
     if not args.json:
       # Some looks take seconds.
-      print(*findings.as_lines(finding, _WIDTH), sep='\n', flush=True)
+      print(finding.text(_WIDTH), flush=True)
+  wrong = findings.wrong(found)
   if args.json:
-    print(json.dumps(findings.as_json(found), indent=2))
+    fields = {'ok': not wrong, 'findings': [x.to_json() for x in found]}
+    print(json.dumps(fields, indent=2))
+  elif wrong:
+    print(f'{len(wrong)} to be mended: {", ".join(wrong)}.')
   else:
-    print(findings.summary(found))
-  return 0 if findings.is_well(found) else errors.ResourceError.exit_code
+    print('Nothing is wrong.')
+  return errors.ResourceError.exit_code if wrong else 0
 
 
 def look(
   model_dir: str | None, tfds_data_dir: str | None
 ) -> 'Iterator[findings.Finding]':
   """All findings, the quick ones first."""
-  from calm_jax.doctor import findings, folders, machine, model, versions
+  from calm_jax.cli import native_logs
+  from calm_jax.doctor import findings, looks, versions
 
+  again = 'Mend what is wrong above; then run again.'
   yield from findings.guarded(
     'versions', versions.look, "pip install 'calm_jax'"
   )
-  if model_dir is not None:
-    yield from folders.look(model_dir)
-  yield from machine.look()
-  yield from findings.guarded(
-    'shipped model', model.look, 'Mend what is wrong above; then run again.'
-  )
-  yield from findings.guarded(
-    'tensorflow',
-    lambda: _look_at_data_sets(tfds_data_dir),
-    'Mend what the versions above say; TensorFlow reads the data of seqio.',
-  )
+  for topic, folder in (
+    ('MODEL_DIR', model_dir),
+    ('compilation cache', os.environ.get('JAX_COMPILATION_CACHE_DIR')),
+  ):
+    if folder:
+      yield from looks.at_folder(topic, folder)
+  yield from findings.guarded('backend', looks.at_devices, again)
+  yield from findings.guarded('shipped model', looks.at_model, again)
 
+  def at_data_sets():
+    native_logs.import_tensorflow()
+    return looks.at_data_sets(tfds_data_dir)
 
-def _look_at_data_sets(
-  tfds_data_dir: str | None,
-) -> 'Iterator[findings.Finding]':
-  from calm_jax.cli import native_logs
-  from calm_jax.doctor import data_sets
-
-  native_logs.import_tensorflow()
-  yield from data_sets.look(tfds_data_dir)
+  yield from findings.guarded('tensorflow', at_data_sets, again)

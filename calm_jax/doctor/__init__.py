@@ -1,6 +1,4 @@
-"""What `calm doctor` looks at: one module per topic, each gives findings.
-
-    versions, machine, model, folders, data_sets --> findings --> text or JSON
+"""What `calm doctor` looks at: versions, devices, folders, model and data.
 
 Nothing here raises because something is wrong: that is a finding.
 """

@@ -1,12 +1,12 @@
 """What was found, whether it is wrong, and how to fix it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 from calm_jax.records import json_records
 
 OK, NOTE, WRONG = 'ok', 'note', 'wrong'
+_MARKS = {OK: '  ok ', NOTE: 'note ', WRONG: 'WRONG'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,16 @@ class Finding(json_records.Record):
   found: str
   fix: str = ''
 
+  def text(self, width: int) -> str:
+    """One or two lines for people; topics take `width` letters."""
+    text = f'{_MARKS[self.status]}  {self.topic:{width}}  {self.found}'
+    return text + (f'\n{"":{width + 9}}-> {self.fix}' if self.fix else '')
+
 
 def guarded(
   topic: str, look: Callable[[], Iterable[Finding]], fix: str
 ) -> Iterator[Finding]:
-  """The findings of a look; where it fails, that is one more.
-
-  Args:
-    topic: of that finding.
-    look: gives findings.
-    fix: what to do where it fails.
-  """
+  """The findings of a look; where it fails, that is one more, with `fix`."""
   try:
     yield from look()
   # A damaged installation may raise anything.
@@ -45,31 +44,6 @@ def guarded(
     yield Finding(topic, WRONG, said, fix)
 
 
-def is_well(findings: Iterable[Finding]) -> bool:
-  """Whether nothing is wrong."""
-  return all(finding.status != WRONG for finding in findings)
-
-
-def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-  """`ok`, and all findings in their order, for machines."""
-  return {
-    'ok': is_well(findings),
-    'findings': [finding.to_json() for finding in findings],
-  }
-
-
-def as_lines(finding: Finding, width: int) -> list[str]:
-  """A finding for people; topics take `width` letters."""
-  mark = {OK: '  ok ', NOTE: 'note ', WRONG: 'WRONG'}[finding.status]
-  lines = [f'{mark}  {finding.topic:{width}}  {finding.found}']
-  if finding.fix:
-    lines.append(f'{"":{width + 9}}-> {finding.fix}')
-  return lines
-
-
-def summary(findings: Sequence[Finding]) -> str:
-  """One sentence over all."""
-  wrong = [x.topic for x in findings if x.status == WRONG]
-  if not wrong:
-    return 'Nothing is wrong.'
-  return f'{len(wrong)} to be mended: {", ".join(wrong)}.'
+def wrong(found: Iterable[Finding]) -> list[str]:
+  """The topics of what is wrong."""
+  return [finding.topic for finding in found if finding.status == WRONG]

@@ -7,7 +7,6 @@ tested in constraints.txt: of a checkout the file, of an installed wheel the
 
 import dataclasses
 import importlib.metadata
-import pathlib
 import platform
 from collections.abc import Iterator
 
@@ -20,8 +19,6 @@ PACKAGES = (
   *('tensorflow-datasets', 'tensorflow', 'numpy', 'scipy'),
 )
 _US = 'calm_jax'
-_CONSTRAINTS = pathlib.Path(__file__).parents[2] / 'constraints.txt'
-_TESTED = 'tested'
 _INSTALL = 'pip install '
 
 
@@ -70,7 +67,7 @@ def packages() -> list[Package]:
 
 def look() -> Iterator[findings.Finding]:
   """Python, calm_jax, the packages, and T5X, which is optional."""
-  yield _python()
+  yield findings.Finding('python', findings.OK, platform.python_version())
   yield findings.Finding(_US, findings.OK, _found(_US) or 'not installed')
   yield from map(_finding, packages())
   t5x = _found('t5x')
@@ -94,18 +91,6 @@ def unsupported() -> str:
   return (
     f'These packages do not fit this calm_jax: {found}. Install what was'
     f' tested: {_INSTALL}{fix}. More: calm doctor.'
-  )
-
-
-def _python() -> findings.Finding:
-  found = platform.python_version()
-  required = importlib.metadata.metadata(_US)['Requires-Python'] or ''
-  fits = specifiers.SpecifierSet(required).contains(found, prereleases=True)
-  return findings.Finding(
-    'python',
-    findings.OK if fits else findings.WRONG,
-    f'{found} (required {required})',
-    '' if fits else 'Make a virtual environment with such a Python.',
   )
 
 
@@ -165,22 +150,11 @@ def _required() -> dict[str, specifiers.SpecifierSet]:
 
 
 def _tested() -> dict[str, str]:
-  if _CONSTRAINTS.is_file():
-    lines = _CONSTRAINTS.read_text(encoding='utf-8').splitlines()
-    pins = [
-      requirements.Requirement(line)
-      for line in lines
-      if line.strip() and not line.startswith('#')
-    ]
-  else:
-    pins = [
-      requirement
-      for requirement in _requires(_US)
-      if requirement.marker
-      and requirement.marker.evaluate({'extra': _TESTED})
-      and not requirement.marker.evaluate({'extra': ''})
-    ]
+  """Exact versions by name: the `tested` extra that setup.py makes."""
   return {
-    utils.canonicalize_name(pin.name): str(pin.specifier).removeprefix('==')
-    for pin in pins
+    utils.canonicalize_name(x.name): str(x.specifier).removeprefix('==')
+    for x in _requires(_US)
+    if x.marker
+    and x.marker.evaluate({'extra': 'tested'})
+    and not x.marker.evaluate({'extra': ''})
   }
