@@ -118,19 +118,6 @@ def _read_classifiers(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {name: array.astype(np.float32) for name, array in tensors.items()}
 
 
-def load_config(directory: str | os.PathLike) -> network.T5Config:
-  """Reads config.json.
-
-  Raises:
-    DataError: it is missing, or describes another network than T5 1.0 (ReLU)
-      or 1.1 (gated GELU); names the field.
-  """
-  directory = pathlib.Path(directory)
-  return _config(
-    _read_fields(directory), directory / to_huggingface.CONFIG_FILE
-  )
-
-
 def _read_fields(directory: pathlib.Path) -> dict[str, Any]:
   path = directory / to_huggingface.CONFIG_FILE
   fields = json_records.read_json(path)

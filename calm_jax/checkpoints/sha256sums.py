@@ -1,9 +1,8 @@
 """SHA-256 of whole files: what a download claims, against what arrived.
 
 Neither safetensors nor an uncompressed zarr notices a flipped byte of data. The
-sums come from a file SHA256SUMS beside the others, as the program sha256sum
-writes it, or from what Hugging Face's downloader leaves: in its cache a file is
-a link to one named by its sum, and in a local folder a .metadata file holds it.
+sums come from a file SHA256SUMS next to the others, as the program sha256sum
+writes it.
 """
 
 import hashlib
@@ -16,7 +15,6 @@ from calm_jax.records import json_records
 
 FILE = 'SHA256SUMS'
 
-_SUM = re.compile(r'[0-9a-f]{64}')
 # A star marks binary mode; names are relative to the file's folder.
 _LINE = re.compile(r'([0-9a-fA-F]{64}) [ *](?:\./)?(.+)')
 _CHUNK = 1 << 20
@@ -49,7 +47,7 @@ def check(directory: pathlib.Path, names: Iterable[str] | None = None) -> None:
     names = [name for name in listed if (directory / name).is_file()]
   for name in names:
     path = directory / name
-    expected = listed.get(name) or _of_download(path)
+    expected = listed.get(name)
     if expected is None:
       continue
     found = _sha256(path)
@@ -84,22 +82,6 @@ def _read_lines(path: pathlib.Path) -> list[str]:
     return path.read_text(encoding='utf-8').splitlines()
   except UnicodeDecodeError as error:
     raise errors.DataError(f'{path} is not text; make it again.') from error
-
-
-def _of_download(path: pathlib.Path) -> str | None:
-  """The sum that Hugging Face's downloader left, if it did."""
-  if path.is_symlink():
-    name = path.resolve().name
-    return name if _SUM.fullmatch(name) else None
-  metadata = path.parent / '.cache' / 'huggingface' / 'download'
-  metadata = metadata / f'{path.name}.metadata'
-  if not metadata.is_file():
-    return None
-  # Commit, entity tag and time, a line each; the tag of a large file is its
-  # sum, and that of a small one another kind of digest.
-  lines = _read_lines(metadata)
-  tag = lines[1].strip() if len(lines) > 1 else ''
-  return tag if _SUM.fullmatch(tag) else None
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -90,68 +90,6 @@ def flops_per_token(
   )
 
 
-def flops_of_histogram(
-  sizes: NetworkSizes,
-  histogram: tuple[int, ...],
-  source_length: float,
-  target_length: float,
-  cost: confidence_cost.ConfidenceCost = FULL_MODEL,
-  exits: tuple[int, ...] = (),
-) -> contracts.Flops:
-  """The same from summaries: how many tokens used 1..L layers.
-
-  Takes layers and positions as independent, and every sequence as one whose
-  last token uses the deepest layer of all. So source projection, propagation
-  and what an attention classifier keeps of skipped exits are upper bounds; the
-  rest is exact where the independence holds.
-
-  Args:
-    sizes: of the network.
-    histogram: [L] tokens that used 1..L layers.
-    source_length, target_length: mean tokens of a sequence, EOS included.
-    cost, exits: as for `flops_per_token`.
-
-  Raises:
-    DataError: the histogram has another length or is empty, or has a token
-      where no exit is.
-  """
-  counts = np.asarray(histogram, np.float64)
-  num_layers = sizes.num_decoder_layers
-  if counts.shape != (num_layers,) or not counts.sum() > 0:
-    raise errors.DataError(
-      f'A histogram must have tokens in {num_layers} layers, got {histogram}.'
-    )
-  exits = exits or tuple(range(1, num_layers + 1))
-  shares = counts / counts.sum()
-  layers = np.arange(1, num_layers + 1)
-  mean, deepest = float(shares @ layers), int(layers[counts > 0][-1])
-  position = np.array([(target_length + 1) / 2])
-  self_attention, cross_attention = _attention(
-    sizes, position, np.array([source_length])
-  )
-  by_layer = [
-    _confidence(sizes, np.array([layer]), position, cost, exits)
-    if share
-    else (0.0, 0.0)
-    for layer, share in zip(layers, shares, strict=True)
-  ]
-  confidence, output = shares @ np.array(by_layer)
-  # Exits that a token skipped, and the deepest layer measured at.
-  measured = [x for x in exits[:-1] if x <= deepest]
-  skipped = sum((layers < x) @ shares for x in measured)
-  confidence += cost.per_skipped_exit(sizes) * skipped
-  projected = _key_value(sizes) * deepest * source_length
-  return contracts.Flops(
-    self_attention=mean * float(self_attention[0]),
-    cross_attention=mean * float(cross_attention[0]),
-    source_projection=projected / target_length,
-    feed_forward=mean * _feed_forward(sizes),
-    propagation=_key_value(sizes) * (deepest - mean),
-    confidence=float(confidence),
-    output_embedding=float(output),
-  )
-
-
 def _attention(sizes, positions, source_lengths):
   """Both attentions of one layer for one token."""
   dim, width = sizes.emb_dim, sizes.attention_dim

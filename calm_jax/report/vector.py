@@ -2,11 +2,12 @@
 
 matplotlib figure -> SVG elements -> Markup
 
-The page's content security policy forbids style attributes, so they become
-presentation attributes; colours of the palette get classes as well, so that the
-page can give them other values in the dark. Text is drawn as outlines: it looks
-the same everywhere and cannot be mistaken for markup. Ids get the figure's
-name, as all figures share one document.
+It is part of the page and no image, which would take no colours from the page's
+style sheet. The page's content security policy forbids style attributes, so
+they become presentation attributes; colours of the palette get classes, so that
+the page can give them other values in the dark. Text is drawn as outlines: it
+looks the same everywhere and cannot be mistaken for markup. Ids get the
+figure's name, as all figures share one document.
 """
 
 import io

@@ -253,37 +253,6 @@ def test_an_export_carries_its_sums(untied, tmp_path):
     from_huggingface.load(tmp_path / 'out')
 
 
-def test_the_downloader_s_cache_tells_the_sum(untied, tmp_path):
-  """There a large file is a link to one that its sum names."""
-  import hashlib
-
-  path = untied / 'model.safetensors'
-  blob = tmp_path / hashlib.sha256(path.read_bytes()).hexdigest()
-  path.rename(blob)
-  path.symlink_to(blob)
-  from_huggingface.load(untied)
-  flip(blob)
-  with pytest.raises(errors.DataError, match='its sha256 must be'):
-    from_huggingface.load(untied)
-
-
-def test_the_downloader_s_local_folder_tells_the_sum(untied):
-  import hashlib
-
-  path = untied / 'model.safetensors'
-  digest = hashlib.sha256(path.read_bytes()).hexdigest()
-  folder = untied / '.cache' / 'huggingface' / 'download'
-  folder.mkdir(parents=True)
-  metadata = folder / 'model.safetensors.metadata'
-  metadata.write_text(f'commit\n{digest}\n1700000000.0\n')
-  from_huggingface.load(untied)
-  flip(path)
-  with pytest.raises(errors.DataError, match='its sha256 must be'):
-    from_huggingface.load(untied)
-  metadata.write_text('commit\nan-entity-tag-of-a-small-file\n1700000000.0\n')
-  from_huggingface.load(untied)
-
-
 @pytest.mark.parametrize(
   'line',
   [

@@ -27,7 +27,7 @@ def huggingface(hf_tiny, tmp_path):
 @pytest.fixture
 def config(hf_tiny):
   """The configuration of the T5X fixture too."""
-  return from_huggingface.load_config(hf_tiny / 't5_v1_1_tiny')
+  return from_huggingface.load(hf_tiny / 't5_v1_1_tiny').config
 
 
 @pytest.fixture

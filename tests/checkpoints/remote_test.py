@@ -42,7 +42,7 @@ def test_parameters_of_the_newest_checkpoint(bucket, t5x_tiny, hf_tiny):
   run = shutil.copytree(t5x_tiny / 't5_1_1_tiny', bucket / 'run')
   (run / 'checkpoint_0').rename(run / 'checkpoint_10')
   (run / 'checkpoint_9').mkdir()
-  config = from_huggingface.load_config(hf_tiny / 't5_v1_1_tiny')
+  config = from_huggingface.load(hf_tiny / 't5_v1_1_tiny').config
   found = load.load_model('gs://bucket/run/', config)
   assert_same(found.params, from_t5x.load_params(run, config))
   copy = remote.local('gs://bucket/run')

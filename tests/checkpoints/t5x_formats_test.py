@@ -33,7 +33,7 @@ def native(t5x_tiny, tmp_path):
 
 @pytest.fixture(scope='module')
 def config(hf_tiny):
-  return from_huggingface.load_config(hf_tiny / 't5_v1_1_tiny')
+  return from_huggingface.load(hf_tiny / 't5_v1_1_tiny').config
 
 
 @pytest.fixture(scope='module')

@@ -33,7 +33,7 @@ PIECES = (
 
 @pytest.fixture(scope='module')
 def config(hf_tiny):
-  return from_huggingface.load_config(hf_tiny / 't5_v1_1_tiny')
+  return from_huggingface.load(hf_tiny / 't5_v1_1_tiny').config
 
 
 @pytest.fixture

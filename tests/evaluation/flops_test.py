@@ -157,19 +157,6 @@ def test_an_ungated_block_has_one_kernel_less():
   assert two.self_attention == one.self_attention
 
 
-@pytest.mark.parametrize('name', COSTS)
-def test_a_histogram_gives_the_same_where_layers_ignore_positions(name):
-  """The same forwards and backwards, and the deepest layer at both ends."""
-  row = [4, 1, 2, 2, 1, 4]
-  used = np.array([row, row[::-1]])
-  whole = flops.flops_per_token(SIZES, used, np.array([8, 8]), COSTS[name])
-  histogram = np.bincount(used.ravel(), minlength=L + 1)[1:]
-  summed = flops.flops_of_histogram(
-    SIZES, tuple(histogram), 8.0, 6.0, COSTS[name]
-  )
-  assert summed.to_json() == pytest.approx(whole.to_json())
-
-
 def test_exits_that_are_not_everywhere():
   """Layers 2 and 4: one measurement for a token that runs through."""
   cost, used = COSTS['SoftmaxTopTwoGap()'], np.array([[2, 4, 2]])
@@ -350,9 +337,6 @@ def test_layers_without_an_exit_are_nothing_to_a_classifier():
 def test_refuses_what_cannot_be_counted():
   with pytest.raises(errors.DataError, match='at least one token'):
     flops.flops_per_token(SIZES, np.zeros((1, 3)), np.array([1]))
-  for wrong in ((1, 2), (0,) * L):
-    with pytest.raises(errors.DataError, match='4 layers'):
-      flops.flops_of_histogram(SIZES, wrong, 3.0, 3.0)
   with pytest.raises(errors.DataError, match='emb_dim must be at least 1'):
     dataclasses.replace(SIZES, emb_dim=0)
 
