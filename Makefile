@@ -38,10 +38,11 @@ slow-test: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)
-	@echo '== lint: ruff check, ruff format --check, mypy, pip check'
+	@echo '== lint: ruff check, ruff format --check, mypy, shellcheck, pip'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/*
 	$(BIN)/python -m pip check
 
 audit: $(STAMP)
