@@ -14,7 +14,7 @@ from typing import Any
 import gin
 import numpy as np
 import pytest
-from testing import dumps
+from testing import dumps, inference_jobs
 
 from calm_jax import calibration, errors
 from calm_jax.checkpoints import bundle
@@ -115,13 +115,7 @@ def evaluated_steps(tmp_path):
 
 def complete_marker(tmp_path):
   """Of an inference run: what it says of the file beside it."""
-  job = results.Job(
-    **{
-      x.name: {'str': 'a', 'int': 1, 'float': 1.0}.get(x.type.__name__, {})
-      for x in dataclasses.fields(results.Job)
-    }
-    | {'num_shards': 2}
-  )
+  job = inference_jobs.JOB
   with results.Results(tmp_path, job) as begun:
     begun.put(0, b'{}\n', results.Counts(1, 2, 3))
     begun.complete(1)

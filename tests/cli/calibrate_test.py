@@ -78,10 +78,9 @@ def test_objects_with_knobs_from_gin(
   )
   code, _, error = run_calibrate(f'--gin_file={path}')
   assert code == 0, error
-  assert 'level=0.0125' in calibrated_result().p_value
-  assert (
-    calibrated_result().procedure == 'MultiStartFixedSequence(num_starts=2)'
-  )
+  assert calibrated_result().p_value.knobs['level'] == 0.0125
+  procedure = calibrated_result().procedure
+  assert str(procedure) == 'MultiStartFixedSequence(num_starts=2)'
 
 
 def test_the_weaker_guarantee_is_printed_as_such(
