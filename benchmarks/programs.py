@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.decode import decoding
+from calm_jax.decode import loop, request
 from calm_jax.early_exit.engine import layer_loop
 from calm_jax.early_exit.measures import (
   classifier_confidence,
@@ -126,20 +126,21 @@ class Programs:
       jnp.float32,
     )
 
-    def tokens_to_step(previous, clock, undecided, cache):
-      place = (clock.time + 7 * jnp.arange(batch)) % len(pattern)
+    def tokens_to_step(fed, cache):
+      place = (fed.clock.time + 7 * jnp.arange(batch)) % len(pattern)
       in_force = jnp.where(thresholds < 0, pattern[place], thresholds)
-      return decoder(
-        previous, clock.time, undecided, in_force, constants, cache
-      )
+      return decoder(fed, in_force, constants, cache)
 
-    return decoding.decode(
-      tokens_to_step,
-      decoder.empty_cache(batch, self.new_tokens),
-      batch_size=batch,
+    asked = request.make(
+      np.ones((batch, 1), np.int32),
+      vocab_size=self.config.vocab_size,
       max_decode_length=self.new_tokens,
-      eos_id=_NEVER_EOS,
-    )
+    ).replace(eos_id=_NEVER_EOS)
+    cache = decoder.empty_cache(batch, self.new_tokens)
+    lengths = jnp.full(batch, self.new_tokens)
+    num_layers = self.config.num_decoder_layers
+    state = loop.start(asked, cache, lengths, num_layers)
+    return loop.run(tokens_to_step, asked, state).result
 
   def _decoder(self, measure, params, **prepared):
     return layer_loop.EarlyExitDecoder(

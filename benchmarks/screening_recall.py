@@ -140,7 +140,7 @@ def states_of(
     layer: 1..L.
   """
   source = generator.encode(texts)
-  tokens = generator.generate_tokens(source, np.ones(len(texts))).tokens
+  tokens = generator.generate_tokens(generator.request(source)).tokens
   inputs = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
 
   @jax.jit

@@ -43,7 +43,7 @@ WORDS = {
   'num_decoder_layers': 'L',
   'num_examples': 'how many texts',
   'num_layers_used': 'layers of each piece, 1..L',
-  'output_length': "'ratio' and 'extra' of decoding.ProportionalLength, or {}",
+  'output_length': "'ratio' and 'extra' of lengths.ProportionalLength, or {}",
   'p_value': 'of "the expected loss exceeds the tolerance"',
   'params_sha256': 'of params.safetensors',
   'pieces': 'the tokens as SentencePiece writes them',

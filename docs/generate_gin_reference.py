@@ -21,8 +21,8 @@ _INTRO = """# Gin reference
 What gin files can bind: the macros of `gin/runs`, and every function and class
 of calm_jax that is a `@gin.configurable` or that a file of `gin/` binds. A name
 in a gin file is the module's last part and the name, as
-`models.EncoderDecoderModel.measure`, once the file has imported the module
-(`from calm_jax.decode import models`). Anything else that can be imported, a
+`model.EncoderDecoderModel.measure`, once the file has imported the module
+(`from calm_jax.decode import model`). Anything else that can be imported, a
 class of yours for instance, can be bound alike: [extending.md](extending.md).
 """
 _REQUIRED = 'required'

@@ -167,10 +167,10 @@ MUTATIONS = (
   ),
   (
     'the length of a row',
-    'decode/decoding.py',
+    'decode/loop.py',
     '(positions + 1 >= state.row_lengths)',
     '(positions >= state.row_lengths)',
-    'tests/decode/decoding_test.py',
+    'tests/decode/loop_test.py',
   ),
   (
     'the split of an id at a boundary',

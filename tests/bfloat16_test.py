@@ -10,7 +10,8 @@ import pytest
 from testing import copying, eight_devices, tiny_t5
 
 from calm_jax.config import gin_setup
-from calm_jax.decode import decoding, models, token_generator
+from calm_jax.decode import lengths, token_generator
+from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.measures import softmax
 from calm_jax.t5 import network
 from calm_jax.training import state, step
@@ -60,14 +61,14 @@ def test_decoding_is_near_float32s(steps):
   thresholds = np.array([1.0, 0.5, 0.1, 0.0], np.float32)
 
   def decode(dtype):
-    model = models.EncoderDecoderModel(
+    model = model_lib.EncoderDecoderModel(
       module_of(dtype),
       measure=softmax.SoftmaxTopTwoGap(),
       rows_per_pack=(),
     )
     return jax.jit(
-      lambda params: model.generate(
-        params, tokens, thresholds, max_decode_length=1
+      lambda params: tiny_t5.generate(
+        model, params, tokens, thresholds, max_decode_length=1
       )
     )(after.params)
 
@@ -98,11 +99,11 @@ def test_the_macro_sets_the_type():
 
 def _tiny_generator(rows_per_pack):
   config = tiny_t5.tiny_config(tied=False, num_decoder_layers=3)
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     network.Transformer(config.replace(dtype=jnp.bfloat16)),
     measure=softmax.SoftmaxTopTwoGap(),
     rows_per_pack=rows_per_pack,
-    output_length=decoding.ProportionalLength(1.0),
+    output_length=lengths.ProportionalLength(1.0),
   )
   return token_generator.TokenGenerator(
     model, tiny_t5.tiny_params(config), max_decode_length=6
@@ -135,7 +136,9 @@ def test_packs_and_a_queue_decide_as_one_row_at_a_time():
   sources = tiny_t5.sources(7, seed=173)
   generator = _tiny_generator(())
   by_row = [
-    generator.generate_tokens(sources[[i]], thresholds[[i]], trace=True)
+    generator.generate_tokens(
+      generator.request(sources[[i]], thresholds[[i]], trace=True)
+    )
     for i in range(7)
   ]
   alone = jax.tree.map(lambda *x: np.concatenate(x), *by_row)
@@ -147,9 +150,8 @@ def test_packs_and_a_queue_decide_as_one_row_at_a_time():
   kernel = generator.params['decoder']['layers_0']['mlp']['wo']['kernel']
   assert kernel.dtype == jnp.bfloat16
   for batch_size in (None, 3):
-    found = generator.generate_tokens(
-      sources, thresholds, trace=True, batch_size=batch_size
-    )
+    request = generator.request(sources, thresholds, trace=True)
+    found = generator.generate_tokens(request, batch_size=batch_size)
     for name in ('tokens', 'num_layers_used'):
       np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
     np.testing.assert_allclose(found.confidences, alone.confidences, atol=0.02)

@@ -40,7 +40,7 @@ NOT_RUN = {
   ),
   ('docs/decoding.md', 'from calm_jax.decode import beam_search'): (
     'a fragment: the module and the batch are not ours; run with tiny ones in'
-    ' tests/decode/models_test.py'
+    ' tests/t5x/predictor_test.py'
   ),
   ('docs/decoding.md', 'import calm_jax\nfrom calm_jax.early_exit.engine'): (
     'compiles another program; tests/decode/generation_test.py draws, and'

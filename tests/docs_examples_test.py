@@ -15,7 +15,7 @@ from calm_jax.checkpoints import bundle
 from calm_jax.cli import main
 from calm_jax.config import gin_setup
 from calm_jax.data import task_examples, text_tasks, vocabulary
-from calm_jax.decode import models
+from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.engine import confidence
 from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import network, rows
@@ -42,8 +42,10 @@ def tiny_bundle(tmp_path_factory):
   """An untrained model of gin/experiments/tiny.gin."""
   gin_setup.parse(['gin/experiments/tiny.gin'], [])
   model = gin_setup.macro('MODEL')
-  shapes = {'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 4)}
-  init = jax.jit(lambda key: model.get_initial_variables(key, shapes))
+  row = jnp.ones((1, 4), jnp.int32)
+  init = jax.jit(
+    lambda key: model.module.init(key, row, row, row, enable_dropout=False)
+  )
   folder = tmp_path_factory.mktemp('model')
   bundle.save_bundle(
     folder,
@@ -110,8 +112,8 @@ def test_a_row_of_a_batch_is_what_it_is_alone(name):
 
   model, params = tiny_t5.tiny_model(getattr(my_measure, name)(0.5))
   generate = jax.jit(
-    lambda tokens, thresholds: model.generate(
-      params, tokens, thresholds, max_decode_length=6
+    lambda tokens, thresholds: tiny_t5.generate(
+      model, params, tokens, thresholds, max_decode_length=6
     )
   )
   tokens = tiny_t5.sources(4)
@@ -133,7 +135,7 @@ def test_a_row_of_a_batch_is_what_it_is_alone(name):
 
 def test_gin_puts_the_measure_into_every_model():
   gin_setup.parse(['my_measure.gin'], [], 'docs/examples')
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     network.Transformer(tiny_t5.tiny_config(tied=False))
   )
   assert repr(model.measure) == 'SteadyMargin(weight=0.25)'

@@ -40,7 +40,7 @@ MODEL_FLAGS = [
   *(f'--gin.network.T5Config.{name}={size}' for name, size in SIZES.items()),
   f'--gin.VOCAB_SIZE={SIZES["vocab_size"]}',
   # Packs, of a row each, would double every program.
-  '--gin.models.EncoderDecoderModel.rows_per_pack=()',
+  '--gin.model.EncoderDecoderModel.rows_per_pack=()',
 ]
 SMALLER = {
   'train': [

@@ -177,14 +177,14 @@ SMALLER = [
 def test_an_experiment_decodes_what_its_network_scores_highest(files):
   model = model_of(files, SMALLER)
   source = jnp.array([[5, 9, 1, 0], [7, 3, 11, 1]])
-  shapes = {'encoder_input_tokens': (2, 4), 'decoder_input_tokens': (2, 2)}
-  init = jax.jit(lambda key: model.get_initial_variables(key, shapes))
+  init = jax.jit(
+    lambda key: model.module.init(
+      key, source, source, source, enable_dropout=False
+    )
+  )
   params = init(jax.random.key(0))['params']
-  batch = {
-    'encoder_input_tokens': source,
-    'decoder_input_tokens': jnp.zeros((2, 2), jnp.int32),
-  }
-  full = model.predict_batch(params, batch, threshold=1.0)
+  request = model.request(source, max_decode_length=2)
+  full = model.generate(params, request).tokens
   assert full.shape == (2, 2)
   # The second route: the whole sequence at once.
   shifted = jnp.pad(full[:, :1], ((0, 0), (1, 0)))

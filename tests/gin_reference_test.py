@@ -49,12 +49,12 @@ def test_macros_have_the_values_that_gin_gives_them(stage):
 
 
 def test_defaults_are_those_of_the_signatures():
-  from calm_jax.decode import models
+  from calm_jax.decode import model as model_lib
   from calm_jax.early_exit.measures import classifiers
   from calm_jax.training import losses, optimizers
 
   for item in (
-    models.EncoderDecoderModel,
+    model_lib.EncoderDecoderModel,
     optimizers.adafactor,
     classifiers.Attention,
     losses.LinearLayerWeights,

@@ -39,7 +39,7 @@ class BundleInfo:
     task: name of the task that it was trained for.
     feature_lengths: tokens of 'inputs' and 'targets'.
     training: how it was trained and what it reached, in words for people.
-    output_length: 'ratio' and 'extra' of `decoding.ProportionalLength`; {} for
+    output_length: 'ratio' and 'extra' of `lengths.ProportionalLength`; {} for
       no other bound than the targets' feature length.
   """
 

@@ -86,7 +86,9 @@ class _Writer:
   """Prints one generation after the other, and a summary at the end."""
 
   def __init__(self, loaded, threshold: float, form: str, chosen):
+    self._generator = loaded.generator
     self._search = search.Search(chosen, loaded.generator, threshold)
+    self._num_decodes = chosen.num_decodes
     self._num_layers = loaded.generator.model.config.num_decoder_layers
     self._threshold = threshold
     self._tokens, self._layers = 0, 0
@@ -106,8 +108,8 @@ class _Writer:
       raise errors.DataError(
         f'Every text must hold at least one word; text {number} is empty.'
       )
-    (outputs,) = self._search([inputs])
-    for result in outputs:
+    (outputs,) = self._generator.answer(self._search.request([inputs]))
+    for result in outputs[: self._num_decodes]:
       print(self._shown(result), flush=True)
       # Pieces of a prompt use no layers, and are no choice of the model.
       self._tokens += sum(used > 0 for used in result.num_layers_used)

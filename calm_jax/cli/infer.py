@@ -1,6 +1,5 @@
 """`calm infer`: a model and texts in, T5X's JSONL files out."""
 
-import functools
 import pathlib
 
 from calm_jax import errors
@@ -219,12 +218,14 @@ def _decode(setup, generator, look_for: search.Search, num_examples: int):
     scorer = scoring.Scorer(generator, setup.model.max_decode_length)
     return runner.in_batches(scorer, batch_size)
 
-  def decode(examples, **options):
-    return look_for([example.inputs for example in examples], **options)
+  def decode(examples):
+    request = look_for.request([example.inputs for example in examples])
+    # Beams of a text stay together; draws are rows of their own.
+    per_row = request.rows_per_source if request.has_beams else 1
+    found = generator.answer(request, batch_size * per_row)
+    return [outputs[: setup.num_decodes] for outputs in found]
 
-  if look_for.has_beams:
-    return runner.in_batches(decode, batch_size)
-  return functools.partial(decode, batch_size=batch_size)
+  return decode
 
 
 def _summary(outcome, path: pathlib.Path, num_layers: int) -> str:

@@ -1,6 +1,6 @@
 """How outputs are chosen: flags of `calm generate` and `calm infer`.
 
-flags --> check --> threshold_for, Search --> outputs of texts
+flags --> check --> threshold_for, Search --> DecodeRequest of texts
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from calm_jax.cli import loading, settings
 
 if TYPE_CHECKING:
   from calm_jax.decode import generation
+  from calm_jax.decode import request as request_lib
   from calm_jax.records import model_description
 
 
@@ -108,7 +109,8 @@ def check(chosen) -> None:
   """
   _check_threshold(chosen)
   _check_search(chosen)
-  sampler_for(chosen)
+  if chosen.beam_size is not None or _draws(chosen):
+    decode_fn_for(chosen)
   if chosen.prompt is not None:
     check_is_text('The prompt', chosen.prompt)
 
@@ -178,22 +180,22 @@ def _check_beams(chosen) -> None:
       f' {chosen.num_decodes}: a search finds no more outputs than it has'
       ' beams.'
     )
-  if chosen.alpha is not None:
-    from calm_jax.decode import beam_search
-
-    beam_search.check_alpha(chosen.alpha)
 
 
-def sampler_for(chosen):
-  """The sampler that the flags ask for, or None.
+def decode_fn_for(chosen):
+  """How the flags make a model choose tokens.
 
   Raises:
     ConfigError: a number out of range.
   """
-  if not _draws(chosen):
-    return None
+  from calm_jax.decode import beam_search, decode_fns
   from calm_jax.early_exit.engine import sampling
 
+  if chosen.beam_size is not None:
+    given = {} if chosen.alpha is None else {'alpha': chosen.alpha}
+    return beam_search.BeamSearch(**given)
+  if not _draws(chosen):
+    return decode_fns.Greedy()
   if chosen.seed is not None:
     sampling.check_seed(chosen.seed)
   return sampling.Sampler(
@@ -232,16 +234,8 @@ def description_for(
   chosen, loaded: loading.LoadedModel
 ) -> 'model_description.ModelDescription':
   """The model, with how the flags make it choose tokens, and how many."""
-  from calm_jax.decode import beam_search, decode_fns
-
-  if chosen.beam_size is None:
-    decode_fn = sampler_for(chosen) or decode_fns.Greedy()
-  elif chosen.alpha is None:
-    decode_fn = beam_search.BeamSearch()
-  else:
-    decode_fn = beam_search.BeamSearch(chosen.alpha)
   return loaded.description(
-    decode_fn=decode_fn, max_decode_length=chosen.max_decode_length
+    decode_fn=decode_fn_for(chosen), max_decode_length=chosen.max_decode_length
   )
 
 
@@ -258,7 +252,7 @@ def check_is_text(what: str, text: str) -> None:
 
 
 class Search:
-  """Texts with their prefixes -> outputs of each, the best first."""
+  """Texts with their prefixes -> a request for outputs of each."""
 
   def __init__(
     self, chosen, generator: 'generation.TextGenerator', threshold: float
@@ -273,43 +267,27 @@ class Search:
     self._chosen = chosen
     self._generator = generator
     self._threshold = threshold
-    self._sampler = sampler_for(chosen)
+    self._decode_fn = decode_fn_for(chosen)
 
   @property
-  def has_beams(self) -> bool:
-    """Whether it is a search of several sequences per text."""
-    return self._chosen.beam_size is not None
+  def rows_per_text(self) -> int:
+    """How many sequences are made side by side for one text."""
+    return self._chosen.beam_size or self._chosen.num_decodes
 
-  def __call__(
-    self, texts: Sequence[str], *, batch_size: int | None = None
-  ) -> 'list[list[generation.Generation]]':
-    """Raises as `TextGenerator.generate_many` and `beam_search`.
+  def request(self, texts: Sequence[str]) -> 'request_lib.DecodeRequest':
+    """What `TextGenerator.answer` takes; raises as `text_request`.
 
     Args:
       texts: as the task writes them.
-      batch_size: outputs made side by side, all of them if None; beams always
-        are.
     """
     chosen = self._chosen
-    # Only what was given: the generator has its own defaults.
-    options = {'max_decode_length': chosen.max_decode_length}
-    if chosen.prompt is not None:
-      options['prompts'] = [chosen.prompt] * len(texts)
-    if self.has_beams:
-      options['alpha'] = chosen.alpha
-      found = self._generator.beam_search(
-        texts, chosen.beam_size, **_given(options)
-      )
-      return [outputs[: chosen.num_decodes] for outputs in found]
-    return self._generator.generate_many(
+    prompts = None if chosen.prompt is None else [chosen.prompt] * len(texts)
+    return self._generator.text_request(
       texts,
-      chosen.num_decodes,
+      self.rows_per_text,
       threshold=self._threshold,
-      sampler=self._sampler,
+      decode_fn=self._decode_fn,
       seed=chosen.seed or 0,
-      **_given(options | {'batch_size': batch_size}),
+      prompts=prompts,
+      max_decode_length=chosen.max_decode_length,
     )
-
-
-def _given(options: dict) -> dict:
-  return {name: x for name, x in options.items() if x is not None}

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from calm_jax import errors
-from calm_jax.decode import decoding
+from calm_jax.decode import prompts as prompts_lib
 
 # (previous token [rows], position, cache) -> logits [rows, vocab], cache;
 # rows are batch * beams.
@@ -34,7 +34,7 @@ _NEVER = -jnp.inf
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
-  """Beam search as a model's `decode_fn`, with as many beams as decodes.
+  """Beam search as a `decode_fn`, with as many beams as outputs per source.
 
   Attributes:
     alpha: exponent of the length penalty; 0 for none, 0.6 is T5X's.
@@ -227,7 +227,7 @@ def _with_prompt(log_probs, prompts, position):
   if prompts is None:
     return log_probs
   positions = jnp.full(prompts.shape[:1], position)
-  forced = decoding.prompt_at(prompts, positions)[:, None, None]
+  forced = prompts_lib.token_at(prompts, positions)[:, None, None]
   is_forced = jnp.arange(log_probs.shape[-1]) == forced
   return jnp.where(forced == 0, log_probs, jnp.where(is_forced, 0.0, _NEVER))
 

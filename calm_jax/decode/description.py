@@ -7,12 +7,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from calm_jax.decode import (
-  decode_arguments,
-  decode_fns,
-  early_exit_model,
-  generation,
-)
+from calm_jax.decode import decode_fns, generation
+from calm_jax.decode import model as model_lib
+from calm_jax.decode import request as request_lib
 from calm_jax.records import descriptions, model_description
 
 
@@ -48,12 +45,12 @@ def describe(
     decode_fn=descriptions.describe(decode_fn),
     inputs_length=generator.inputs_length,
     max_decode_length=max_decode_length or generator.max_decode_length,
-    eos_id=decode_arguments.EOS_ID,
+    eos_id=request_lib.EOS_ID,
   )
 
 
 def _network(
-  model: early_exit_model.EarlyExitModel,
+  model: model_lib.EncoderDecoderModel,
 ) -> descriptions.Description:
   config = model.config
   sizes = {x.name: getattr(config, x.name) for x in dataclasses.fields(config)}

@@ -23,7 +23,9 @@ import numpy as np
 from calm_jax import errors
 from calm_jax.checkpoints import bundle, shipped
 from calm_jax.data import text_rows, vocabulary
-from calm_jax.decode import decode_arguments, decoding, models, token_generator
+from calm_jax.decode import beam_search, lengths, token_generator
+from calm_jax.decode import model as model_lib
+from calm_jax.decode import request as request_lib
 from calm_jax.display import generations
 from calm_jax.early_exit.engine import sampling
 from calm_jax.parallel import partitioning
@@ -62,7 +64,7 @@ class TextGenerator(token_generator.TokenGenerator):
 
   def __init__(
     self,
-    model: models.EncoderDecoderModel,
+    model: model_lib.EncoderDecoderModel,
     params: Any,
     tokenizer: vocabulary.Tokenizer,
     *,
@@ -113,7 +115,7 @@ class TextGenerator(token_generator.TokenGenerator):
     sampler: sampling.Sampler | None = None,
     seed: int = 0,
     prompts: Sequence[str] | None = None,
-    eos_id: int = decode_arguments.EOS_ID,
+    eos_id: int = request_lib.EOS_ID,
     max_decode_length: int | None = None,
   ) -> generations.Generations:
     """Generates from raw inputs, prefix included.
@@ -139,80 +141,42 @@ class TextGenerator(token_generator.TokenGenerator):
         not that of the texts, a prompt that holds the eos_id or leaves no room,
         an eos_id that is no token, or no length.
     """
-    many = self.generate_many(
+    request = self.text_request(
       texts,
-      1,
       threshold=threshold,
-      sampler=sampler,
+      decode_fn=sampler,
       seed=seed,
       prompts=prompts,
       eos_id=eos_id,
       max_decode_length=max_decode_length,
     )
-    return self._shown(decodes[0] for decodes in many)
+    return self._shown(decodes[0] for decodes in self.answer(request))
 
   def generate_many(
     self,
     texts: Sequence[str],
     num_decodes: int,
     *,
-    threshold: float = 1.0,
     sampler: sampling.Sampler | None = None,
-    seed: int = 0,
-    prompts: Sequence[str] | None = None,
-    eos_id: int = decode_arguments.EOS_ID,
-    max_decode_length: int | None = None,
     batch_size: int | None = None,
+    **asked,
   ) -> list[generations.Generations]:
-    """Several draws per text, the most probable first; see `generate`.
+    """Several draws per text, the most probable first.
 
     Draw i depends on the seed and on i alone: with more draws the first ones
     are still among them.
 
     Args:
-      batch_size: outputs made side by side, for any number of texts: where one
-        ends, the next begins (`continuous_batching`; on several devices there
-        are plain batches). All of them if None.
+      texts, num_decodes: as for `text_request`.
+      sampler: draws tokens.
+      batch_size: as for `answer`.
+      **asked: as for `generate`.
 
     Raises:
-      ConfigError: several draws without a sampler, or a seed that is none.
+      ConfigError: several draws without a sampler; as `generate`.
     """
-    if num_decodes < 1 or (num_decodes > 1 and sampler is None):
-      raise errors.ConfigError(
-        'The number of outputs per text must be at least 1, and more than one'
-        f' needs a sampler, such as a temperature; got {num_decodes}.'
-      )
-    sampling.check_seed(seed)
-    shape = (len(texts), num_decodes)
-    # Far apart, so that draw 1 of seed 0 is not draw 0 of seed 1.
-    seeds = (seed + np.arange(num_decodes) * 2654435761) % 2**32
-    result = self.generate_tokens(
-      self.encode(texts),
-      np.full(shape, threshold, np.float32),
-      sampler=sampler,
-      seeds=None
-      if sampler is None
-      else np.broadcast_to(seeds.astype(np.uint32), shape),
-      prompts=self._prompt_rows(texts, prompts, eos_id, max_decode_length),
-      eos_id=eos_id,
-      max_decode_length=max_decode_length,
-      batch_size=batch_size,
-    )
-    _warn_of_undefined(int(result.num_undefined.sum()))
-    rows = np.arange(len(result.tokens)).reshape(shape)
-    order = np.argsort(-result.log_probs[rows], axis=1, kind='stable')
-    return [
-      self._shown(
-        self._generation(
-          result.tokens[row],
-          result.num_layers_used[row],
-          result.confidences[row],
-          result.log_probs[row],
-        )
-        for row in best_first
-      )
-      for best_first in np.take_along_axis(rows, order, axis=1)
-    ]
+    request = self.text_request(texts, num_decodes, decode_fn=sampler, **asked)
+    return self.answer(request, batch_size)
 
   def beam_search(
     self,
@@ -220,9 +184,7 @@ class TextGenerator(token_generator.TokenGenerator):
     num_beams: int,
     *,
     alpha: float = 0.6,
-    prompts: Sequence[str] | None = None,
-    eos_id: int = decode_arguments.EOS_ID,
-    max_decode_length: int | None = None,
+    **asked,
   ) -> list[generations.Generations]:
     """The best outputs that a beam search with the full model finds.
 
@@ -230,7 +192,7 @@ class TextGenerator(token_generator.TokenGenerator):
       texts: inputs as the task writes them.
       num_beams: sequences kept per text; 1 is greedy decoding.
       alpha: exponent of the length penalty; 0 for none.
-      prompts, eos_id, max_decode_length: as for `generate`.
+      **asked: prompts, eos_id and max_decode_length, as for `generate`.
 
     Returns:
       Generations of each text, the best first: `num_beams` of them, or fewer
@@ -242,54 +204,97 @@ class TextGenerator(token_generator.TokenGenerator):
       ConfigError: no beam, a negative or infinite alpha; as `generate`.
       NumericError: the model computes NaN or infinity.
     """
-    prompt_rows = self._prompt_rows(texts, prompts, eos_id, max_decode_length)
-    tokens, scores = self.search_tokens(
+    search = beam_search.BeamSearch(alpha)
+    return self.answer(
+      self.text_request(texts, num_beams, decode_fn=search, **asked)
+    )
+
+  def text_request(
+    self,
+    texts: Sequence[str],
+    num_decodes: int = 1,
+    *,
+    threshold: float = 1.0,
+    decode_fn: request_lib.DecodeFn = None,
+    seed: int = 0,
+    prompts: Sequence[str] | None = None,
+    eos_id: int = request_lib.EOS_ID,
+    max_decode_length: int | None = None,
+  ) -> request_lib.DecodeRequest:
+    """A request for `answer`.
+
+    Args:
+      num_decodes: outputs per text: draws, or the beams of a search.
+      decode_fn: a sampler or a beam search; the most probable tokens if None.
+      texts, threshold, seed, prompts, eos_id, max_decode_length: as for
+        `generate`.
+
+    Raises:
+      DataError, ConfigError: as `generate`.
+    """
+    request_lib.check_num_decodes(num_decodes, decode_fn)
+    sampling.check_seed(seed)
+    shape = (len(texts), num_decodes)
+    # Far apart, so that draw 1 of seed 0 is not draw 0 of seed 1.
+    seeds = (seed + np.arange(num_decodes) * 2654435761) % 2**32
+    return self.request(
       self.encode(texts),
-      num_beams,
-      alpha=alpha,
-      prompts=prompt_rows,
+      np.full(shape, threshold),
+      decode_fn=decode_fn,
+      seeds=np.broadcast_to(seeds.astype(np.uint32), shape)
+      if isinstance(decode_fn, sampling.Sampler)
+      else None,
+      prompts=None
+      if prompts is None
+      else text_rows.prompt_rows(
+        prompts,
+        self.tokenizer,
+        num_texts=len(texts),
+        eos_id=eos_id,
+        max_decode_length=self.longest_output(max_decode_length),
+      ),
       eos_id=eos_id,
       max_decode_length=max_decode_length,
     )
-    prompt_sizes = (
-      np.zeros(len(texts), int)
-      if prompt_rows is None
-      else (prompt_rows > 0).sum(axis=1)
-    )
+
+  def answer(
+    self, request: request_lib.DecodeRequest, batch_size: int | None = None
+  ) -> list[generations.Generations]:
+    """Generations of each source of a request, the most probable first.
+
+    Args:
+      request: from `text_request`.
+      batch_size: outputs made side by side, for any number of texts: where one
+        ends, the next begins (`continuous_batching`; beam searches, and several
+        devices, decode plain batches). All of them if None.
+
+    Raises:
+      ConfigError, NumericError: as `generate_tokens`.
+    """
+    result = self.generate_tokens(request, batch_size=batch_size)
+    _warn_of_undefined(int(result.num_undefined.sum()))
+    rows = np.arange(request.num_rows).reshape(request.thresholds.shape)
+    order = np.argsort(-result.log_probs[rows], axis=1, kind='stable')
     return [
-      self._searched(*found)
-      for found in zip(tokens, scores, prompt_sizes, strict=True)
+      self._shown(
+        self._generation(
+          result.tokens[row],
+          result.num_layers_used[row],
+          result.confidences[row],
+          result.log_probs[row],
+        )
+        for row in best_first
+        # Of a search, beams may hold no sequence.
+        if np.isfinite(result.log_probs[row])
+      )
+      for best_first in np.take_along_axis(rows, order, axis=1)
     ]
-
-  def _searched(self, tokens, scores, prompt_size) -> generations.Generations:
-    """One text's beams that hold a sequence, the best first."""
-    is_prompt = np.arange(tokens.shape[1]) < prompt_size
-    used = np.where(is_prompt, 0, self.model.config.num_decoder_layers)
-    unmeasured = np.full(tokens.shape[1], np.nan)
-    return self._shown(
-      self._generation(tokens[beam], used, unmeasured, scores[beam])
-      for beam in reversed(range(len(tokens)))
-      if np.isfinite(scores[beam])
-    )
-
-  def _prompt_rows(
-    self, texts, prompts, eos_id, max_decode_length
-  ) -> np.ndarray | None:
-    if prompts is None:
-      return None
-    return text_rows.prompt_rows(
-      prompts,
-      self.tokenizer,
-      num_texts=len(texts),
-      eos_id=eos_id,
-      max_decode_length=self.longest_output(max_decode_length),
-    )
 
   def _generation(
     self, tokens, num_layers_used, confidences, log_prob
   ) -> Generation:
     """One row of arrays, its EOS and padding left out."""
-    shown = np.flatnonzero(tokens > decode_arguments.EOS_ID)
+    shown = np.flatnonzero(tokens > request_lib.EOS_ID)
     return Generation(
       text=self.tokenizer.decode(tokens[shown]),
       pieces=self.tokenizer.pieces(tokens[shown]),
@@ -329,10 +334,10 @@ def load(
   found = bundle.load_bundle(shipped.resolve(path))
   if found.info.output_length:
     model_kwargs.setdefault(
-      'output_length', decoding.ProportionalLength(**found.info.output_length)
+      'output_length', lengths.ProportionalLength(**found.info.output_length)
     )
   return TextGenerator(
-    models.EncoderDecoderModel(
+    model_lib.EncoderDecoderModel(
       network.Transformer(found.config), **model_kwargs
     ),
     found.params,

@@ -6,7 +6,7 @@ What `generation.TextGenerator` adds is text.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.decode import (
-  beam_search,
-  continuous_batching,
-  decode_arguments,
-  decoding,
-  early_exit_model,
-)
-from calm_jax.early_exit.engine import sampling
+from calm_jax.decode import continuous_batching, loop
+from calm_jax.decode import model as model_lib
+from calm_jax.decode import request as request_lib
 from calm_jax.parallel import data_parallel, partitioning
 from calm_jax.t5 import compute_dtype
 
@@ -38,7 +33,7 @@ class TokenGenerator:
 
   def __init__(
     self,
-    model: early_exit_model.EarlyExitModel,
+    model: model_lib.EncoderDecoderModel,
     params: Any,
     *,
     max_decode_length: int = 64,
@@ -74,11 +69,9 @@ class TokenGenerator:
     self._prepared = jax.jit(self._traceable_prepare)(self.params)
     self._encoder = jax.jit(model.encode)
     self._generate = jax.jit(
-      self._traceable_generate,
-      static_argnames=('trace', 'sampler', 'max_decode_length'),
-    )
-    self._beam_search = jax.jit(
-      model.beam_search, static_argnames=('num_beams', 'max_decode_length')
+      self._division.divide(
+        lambda weights, request: model.generate(weights[0], request, weights[1])
+      )
     )
     # Compiled programs are kept with it.
     self._continuous_batch = functools.cache(
@@ -93,17 +86,6 @@ class TokenGenerator:
       del prepared['joined']
     return prepared
 
-  def _traceable_generate(self, params, prepared, rows, eos_id, **static):
-    """`generate` of the model, its rows divided: [sources, ...] arrays."""
-
-    def generate(common, rows):
-      params, prepared, eos_id = common
-      return self.model.generate(
-        params, prepared=prepared, eos_id=eos_id, **rows, **static
-      )
-
-    return self._division.divide(generate)((params, prepared, eos_id), rows)
-
   def run_encoder(self, tokens: np.ndarray) -> None:
     """Runs the encoder alone and waits for it: for timing it by itself.
 
@@ -113,182 +95,97 @@ class TokenGenerator:
     if len(tokens):
       self._encoder(self.params, jnp.asarray(tokens)).block_until_ready()
 
-  def generate_tokens(
+  def request(
     self,
-    tokens: np.ndarray,
-    thresholds: np.ndarray,
+    tokens: Any,
+    thresholds: Any = None,
     *,
-    trace: bool = False,
-    sampler: sampling.Sampler | None = None,
-    seeds: np.ndarray | None = None,
-    prompts: np.ndarray | None = None,
-    eos_id: int = decode_arguments.EOS_ID,
     max_decode_length: int | None = None,
-    batch_size: int | None = None,
-  ) -> decoding.DecodeResult:
+    **asked,
+  ) -> request_lib.DecodeRequest:
+    """A request for `generate_tokens`.
+
+    Args:
+      tokens: [sources, inputs_length], rows of zeros generate nothing.
+      thresholds: [sources] or [sources, rows]; the full model if None.
+      max_decode_length: longest output; the generator's if None.
+      **asked: other arguments of `request.make`.
+
+    Raises:
+      ConfigError: as `request.make`, or the oracle with a sampler.
+    """
+    return self.model.request(
+      tokens,
+      thresholds,
+      max_decode_length=self.longest_output(max_decode_length),
+      **asked,
+    )
+
+  def generate_tokens(
+    self, request: request_lib.DecodeRequest, *, batch_size: int | None = None
+  ) -> loop.DecodeResult:
     """Compiled generation; one program per shape, whatever the thresholds.
 
     Args:
-      tokens: [batch, inputs_length], rows of zeros generate nothing.
-      thresholds: [batch] or [batch, grid] in [0, 1].
-      trace, sampler, seeds, prompts, eos_id: as for
-        `early_exit_model.EarlyExitModel.generate`.
-      max_decode_length: longest output; the generator's if None.
+      request: from `request`, of NumPy arrays.
       batch_size: rows in flight; all of them if None. On one device the end of
-        one makes room for the next (`continuous_batching`); several devices
-        decode one plain batch after the other.
+        one makes room for the next (`continuous_batching`); several devices,
+        and beam searches, decode one plain batch after the other.
 
     Returns:
-      NumPy arrays, [batch * grid, ...]; a batch of no rows gives none.
+      NumPy arrays, [sources * rows, ...]; a request of no rows gives none.
 
     Raises:
-      ConfigError: arrays that do not belong together, a threshold outside
-        [0, 1], a batch_size or max_decode_length that is no positive integer;
-        as `generate`.
+      ConfigError: a batch_size that is no positive integer.
       NumericError: the model computes NaN or infinity.
     """
-    rows = {
-      'encoder_input_tokens': tokens,
-      'thresholds': np.asarray(thresholds, np.float32),
-      'seeds': seeds,
-      'prompts': prompts,
-    }
-    rows = {k: np.asarray(x) for k, x in rows.items() if x is not None}
-    decode_arguments.check_rows(**rows)
-    decode_arguments.check_thresholds(rows['thresholds'])
-    decode_arguments.check_seeds(sampler, seeds)
     if batch_size is not None:
-      _check_positive('batch_size', batch_size)
-    options = {
-      'trace': trace,
-      'sampler': sampler,
-      'eos_id': self._checked_eos_id(eos_id),
-      'max_decode_length': self.longest_output(max_decode_length),
-    }
-    if not rows['thresholds'].size:
-      return self._no_rows(trace, options['max_decode_length'])
-    if batch_size is None:
-      result = self._one_batch(rows, **options)
-    elif self._division.num_devices > 1:
-      result = self._batches(rows, batch_size, **options)
+      request_lib.check_positive('batch_size', batch_size)
+    if not request.num_rows:
+      return self._no_rows(request)
+    in_batches = request.has_beams or self._division.num_devices > 1
+    if batch_size is None or in_batches:
+      weights = (self.params, self._prepared)
+      results = [
+        jax.device_get(self._generate(weights, batch))
+        for batch in self._batches(request, batch_size or request.num_rows)
+      ]
+      # Rows of zeros fill up the last batch and the last device.
+      result = jax.tree.map(
+        lambda *x: np.concatenate(x)[: request.num_rows], *results
+      )
     else:
-      result = self._queue(rows, batch_size, **options)
-    _check_finite(result.log_probs)
+      batch = self._continuous_batch(batch_size)
+      result = batch.generate(self.params, self._prepared, request)
+    _check_finite(request, result.log_probs)
     return result
 
-  def _no_rows(self, trace: bool, length: int) -> decoding.DecodeResult:
-    num_traced = self.model.config.num_decoder_layers if trace else 0
-    return jax.device_get(decoding.start((), 0, length, num_traced).result)
+  def _no_rows(self, request: request_lib.DecodeRequest) -> loop.DecodeResult:
+    num_traced = self.model.config.num_decoder_layers if request.trace else 0
+    length = request.max_decode_length
+    return jax.device_get(loop.DecodeResult.empty(0, length, num_traced))
 
-  def _one_batch(self, rows, **options) -> decoding.DecodeResult:
-    # Rows of zeros fill up the last device.
-    padded = {k: self._division.pad(x) for k, x in rows.items()}
-    result = self._generate(self.params, self._prepared, padded, **options)
-    result = jax.device_get(result)
-    count = rows['thresholds'].size
-    return jax.tree.map(lambda x: x[:count], result)
-
-  def _batches(self, rows, batch_size, **options) -> decoding.DecodeResult:
-    """One batch after the other, the last one filled up with rows of zeros."""
-    count, per_source = len(rows['thresholds']), rows['thresholds'][0].size
-    size = max(1, batch_size // per_source)
-    padded = {k: data_parallel.pad(x, size) for k, x in rows.items()}
-    slices = (slice(i, i + size) for i in range(0, count, size))
-    results = [
-      self._one_batch({k: x[part] for k, x in padded.items()}, **options)
-      for part in slices
-    ]
-    together = jax.tree.map(lambda *x: np.concatenate(x), *results)
-    return jax.tree.map(lambda x: x[: count * per_source], together)
-
-  def _queue(
-    self, rows, batch_size, max_decode_length, **options
-  ) -> decoding.DecodeResult:
-    """All rows through one batch of slots."""
-    per_source = rows['thresholds'][0].size
-    by_row = {
-      name: x.reshape(-1)
-      if name in ('thresholds', 'seeds')
-      else np.repeat(x, per_source, axis=0)
-      for name, x in rows.items()
-    }
-    batch = self._continuous_batch(batch_size, max_decode_length, **options)
-    queue = continuous_batching.Queue(
-      by_row.pop('encoder_input_tokens'), **by_row
-    )
-    return batch.generate(self.params, self._prepared, queue)
-
-  def search_tokens(
-    self,
-    tokens: np.ndarray,
-    num_beams: int,
-    *,
-    alpha: float = 0.6,
-    prompts: np.ndarray | None = None,
-    eos_id: int = decode_arguments.EOS_ID,
-    max_decode_length: int | None = None,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Compiled beam search with the full model.
-
-    Args:
-      tokens, prompts, eos_id, max_decode_length: as for `generate_tokens`.
-      num_beams: sequences kept per row; 1 is greedy decoding.
-      alpha: exponent of the length penalty; 0 for none.
-
-    Returns:
-      Tokens [batch, beams, target] and scores [batch, beams], the best last,
-      -inf for beams that hold nothing.
-
-    Raises:
-      ConfigError: no beam, a negative or infinite alpha; as `generate_tokens`.
-      NumericError: the model computes NaN or infinity.
-    """
-    length = self.longest_output(max_decode_length)
-    beam_search.check_search(num_beams, alpha, length)
-    eos_id = self._checked_eos_id(eos_id)
-    decode_arguments.check_prompt_rows(tokens, prompts)
-    if not len(tokens):
-      shape = (0, num_beams)
-      return np.zeros((*shape, length), np.int32), np.zeros(shape, np.float32)
-    found = self._beam_search(
-      self.params,
-      jnp.asarray(tokens),
-      num_beams=num_beams,
-      alpha=jnp.float32(alpha),
-      eos_id=eos_id,
-      max_decode_length=length,
-      prompts=prompts,
-    )
-    tokens, scores = jax.device_get(found)
-    # The best beam always holds a sequence; others may not.
-    _check_finite(scores[:, -1])
-    _check_finite(np.where(np.isneginf(scores), 0.0, scores))
-    return tokens, scores
+  def _batches(
+    self, request: request_lib.DecodeRequest, batch_size: int
+  ) -> Iterator[request_lib.DecodeRequest]:
+    """Sources of one batch after the other, each of the same shape."""
+    size = max(1, batch_size // request.rows_per_source)
+    request = request.map_rows(lambda x: data_parallel.pad(x, size))
+    for start in range(0, request.num_sources, size):
+      batch = request.map_rows(lambda x, start=start: x[start : start + size])
+      yield batch.map_rows(self._division.pad)
 
   def longest_output(self, max_decode_length: int | None) -> int:
-    """The longest output of a call that gives this max_decode_length.
-
-    Raises:
-      ConfigError: it is no positive integer.
-    """
+    """The longest output of a call that gives this max_decode_length."""
     if max_decode_length is None:
       return self.max_decode_length
-    _check_positive('max_decode_length', max_decode_length)
     return max_decode_length
 
-  def _checked_eos_id(self, eos_id: int) -> int:
-    decode_arguments.check_eos_id(eos_id, self.model.config.vocab_size)
-    return int(eos_id)
 
-
-def _check_positive(name: str, number: int) -> None:
-  if type(number) is not int or number < 1:
-    raise errors.ConfigError(
-      f'{name} must be an integer of at least 1, got {number!r}.'
-    )
-
-
-def _check_finite(log_probs: np.ndarray) -> None:
+def _check_finite(request, log_probs: np.ndarray) -> None:
+  if request.has_beams:
+    # The best beam always holds a sequence; others may not.
+    log_probs = log_probs.reshape(request.num_sources, -1).max(axis=1)
   if not np.isfinite(log_probs).all():
     raise errors.NumericError(
       'The model computes log-probabilities that are not finite; its'

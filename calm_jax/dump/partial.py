@@ -30,7 +30,7 @@ class Job(unfinished.Job):
     examples_per_shard: of all shards but the last.
     thresholds_per_pass: how many are generated before the next are.
     rows: decoded side by side.
-    rows_per_pack: of them, as `decode.models.EncoderDecoderModel` has it.
+    rows_per_pack: of them, as `decode.model.EncoderDecoderModel` has it.
     stopping: '' or the rule by which lower thresholds are left out.
     num_examples: 0 where nobody knows it beforehand.
   """

@@ -109,8 +109,9 @@ def _generate(
   # The last pass may have fewer thresholds; one program serves all passes.
   columns = len(thresholds)
   grid = np.pad(np.float32(thresholds), (0, work.per_pass - columns), 'edge')
+  grids = np.tile(grid, (work.per_batch, 1))
   result = work.generator.generate_tokens(
-    tokens, np.tile(grid, (work.per_batch, 1)), trace=True
+    work.generator.request(tokens, grids, trace=True)
   )
 
   def by_example(array, kind):

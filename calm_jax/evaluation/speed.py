@@ -3,10 +3,11 @@
     generator, texts, threshold --> Timings
 
 A generator is handed in (`generation.TextGenerator`, or anything with its
-`encode` and `generate_tokens`), so this module imports no JAX. What is timed
-begins with the token ids of a batch on the host and ends with the generated
-ids on the host: encoder and decoder, without tokenization and metrics. With a
-function that runs the encoder alone, its time is taken off for a second number.
+`encode`, `request` and `generate_tokens`), so this module imports no JAX. What
+is timed begins with the token ids of a batch on the host and ends with the
+generated ids on the host: encoder and decoder, without tokenization and
+metrics. With a function that runs the encoder alone, its time is taken off for
+a second number.
 
 Both systems run the same compiled program and alternate repeat by repeat, so
 that whatever else the machine is doing slows both. Each batch is run several
@@ -107,7 +108,8 @@ def _timed(runs, batch) -> list[tuple[float, int]]:
 def _generation(generator, threshold):
   def run(batch):
     thresholds = np.full(len(batch), threshold, np.float32)
-    return generator.generate_tokens(batch, thresholds).num_layers_used
+    request = generator.request(batch, thresholds)
+    return generator.generate_tokens(request).num_layers_used
 
   return run
 

@@ -44,7 +44,7 @@ class Job(unfinished.Job):
     shard_id, num_shards: which share of the examples, of how many.
     num_examples: of this share.
     batch_size: texts decoded side by side.
-    rows_per_pack: of them, as `decode.models.EncoderDecoderModel` has it.
+    rows_per_pack: of them, as `decode.model.EncoderDecoderModel` has it.
     batches_per_chunk: finished together.
     examples_digest: of the texts, in their order.
     versions: of packages.

@@ -47,21 +47,25 @@ class RowDivision:
 
     Args:
       function: traceable; treats each row by itself, and gives for n rows a
-        multiple of n in their order.
+        multiple of n in their order. Scalars among `rows` are every row's.
 
     Returns:
       The same function of all rows, [n, ...] for a multiple n of `num_devices`.
     """
     if self.num_devices == 1:
       return function
-    return jax.shard_map(
-      function,
-      mesh=self._mesh,
-      in_specs=(_REPLICATED, _ROWS),
-      out_specs=_ROWS,
-      # Loops of different lengths carry what is the same on no two devices.
-      check_vma=False,
-    )
+
+    def divided(common, rows):
+      return jax.shard_map(
+        function,
+        mesh=self._mesh,
+        in_specs=(_REPLICATED, jax.tree.map(_axes_of, rows)),
+        out_specs=_ROWS,
+        # Loops of different lengths carry what is the same on no two devices.
+        check_vma=False,
+      )(common, rows)
+
+    return divided
 
 
 class DividedModel:
@@ -76,7 +80,6 @@ class DividedModel:
     self.num_devices = partitioner.mesh.size
     self._partitioner = partitioner
     self._module = module
-    self._rows = sharding.NamedSharding(partitioner.mesh, _ROWS)
 
   def place(self, params: Any) -> Any:
     """The parameters, divided as for training."""
@@ -91,12 +94,19 @@ class DividedModel:
   ) -> Callable[[Any, Any], Any]:
     """`function(common, rows)`, its rows divided; XLA places the rest."""
 
+    mesh = self._partitioner.mesh
+
     def divided(common, rows):
-      return function(
-        common, jax.lax.with_sharding_constraint(rows, self._rows)
+      shardings = jax.tree.map(
+        lambda x: sharding.NamedSharding(mesh, _axes_of(x)), rows
       )
+      return function(common, jax.lax.with_sharding_constraint(rows, shardings))
 
     return divided
+
+
+def _axes_of(array: jax.Array) -> sharding.PartitionSpec:
+  return _ROWS if array.ndim else _REPLICATED
 
 
 def pad(rows: np.ndarray, shares: int) -> np.ndarray:

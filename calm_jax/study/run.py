@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from calm_jax.decode import generation, models
+from calm_jax.decode import generation
+from calm_jax.decode import model as model_lib
 from calm_jax.dump import reader
 from calm_jax.early_exit.measures import never_exit, oracle
 from calm_jax.evaluation import speed, trade_off
@@ -41,7 +42,7 @@ def with_measure(
   """
   model = generator.model
   return generation.TextGenerator(
-    models.EncoderDecoderModel(
+    model_lib.EncoderDecoderModel(
       model.module,
       measure=measure,
       threshold_schedule=model.threshold_schedule,

@@ -1,7 +1,7 @@
 """What T5X's trainer, evaluator and inference need of a model.
 
     t5x.train --loss_fn, eval_fn--> training.step, training.classifier_step
-    t5x.infer --predict_batch_with_aux--> models.EncoderDecoderModel
+    t5x.infer --predict_batch_with_aux--> predictor.Predictor
 
 `T5XModel` puts vocabularies, optimizer and metrics around our model; the gin
 files of gin/t5x bind it. Nothing else in this package knows T5X, and this
@@ -20,9 +20,11 @@ from flax import core, traverse_util
 from flax.linen import partitioning as nn_partitioning
 
 from calm_jax import errors
-from calm_jax.decode import decode_arguments, models
+from calm_jax.decode import model as model_lib
+from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import cross_entropy
+from calm_jax.t5x import decode_fns, predictor
 from calm_jax.training import classifier_step, losses, step
 
 Objective = step.LayerWeightedObjective | classifier_step.ClassifierObjective
@@ -32,16 +34,14 @@ Objective = step.LayerWeightedObjective | classifier_step.ClassifierObjective
 _WHOLE_AXES = ('kv', 'mlp_activations')
 
 
-class T5XModel:
-  """A `models.EncoderDecoderModel` as T5X's scripts expect it.
+class T5XModel(predictor.Predictor):
+  """A `model.EncoderDecoderModel` as T5X's scripts expect it.
 
-  Attributes:
-    model: the network and its exits.
+  Attributes: those of `predictor.Predictor`, and
     input_vocabulary, output_vocabulary: seqio's, of inputs and targets.
     optimizer_def: T5X's optimizer.
     objective: what `t5x.train` minimizes: the layer-weighted loss of stage 1,
       or the loss of exit classifiers over a frozen network.
-    threshold: of all tokens that are generated; 1 is the full model.
     loss_normalizing_factor: T5X's, for stage 1: a number, a name such as
       'NUM_REAL_TARGET_TOKENS', or None for sums over tokens.
 
@@ -52,22 +52,30 @@ class T5XModel:
 
   def __init__(
     self,
-    model: models.EncoderDecoderModel,
+    model: model_lib.EncoderDecoderModel,
     input_vocabulary: Any,
     output_vocabulary: Any,
     optimizer_def: Any,
     objective: Objective = step.LayerWeightedObjective(),  # noqa: B008
     threshold: float = 1.0,
     loss_normalizing_factor: float | str | None = None,
+    decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
+    default_decoder_params: decode_fns.DecoderParams = (
+      decode_fns.DecoderParams()  # noqa: B008
+    ),
   ):
-    self.model = model
+    super().__init__(
+      model,
+      threshold=threshold,
+      decode_fn=decode_fn,
+      default_decoder_params=default_decoder_params,
+      eos_id=output_vocabulary.eos_id or request_lib.EOS_ID,
+    )
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
     self.optimizer_def = optimizer_def
     self.objective = objective
-    self.threshold = threshold
     self.loss_normalizing_factor = loss_normalizing_factor
-    decode_arguments.check_thresholds(threshold)
     needed = max(input_vocabulary.vocab_size, output_vocabulary.vocab_size)
     if model.config.vocab_size < needed:
       raise errors.ConfigError(
@@ -105,7 +113,13 @@ class T5XModel:
   ) -> core.FrozenDict:
     """Fresh `params` and `params_axes`, exit classifiers included."""
     del input_types  # All features are tokens.
-    variables = self.model.get_initial_variables(rng, input_shapes)
+    source, target = (
+      jnp.ones(input_shapes[name], jnp.int32)
+      for name in ('encoder_input_tokens', 'decoder_input_tokens')
+    )
+    variables = self.module.init(
+      rng, source, target, target, enable_dropout=False
+    )
     params, axes = (dict(variables[x]) for x in ('params', 'params_axes'))
     if kinds := self.exit_classifiers:
       fresh = classifier_step.init_classifiers(kinds, rng, self.model.config)
@@ -158,7 +172,7 @@ class T5XModel:
     batch: Mapping[str, jax.Array],
     return_intermediates: bool = False,
   ) -> jax.Array:
-    """[batch] log-likelihood of the targets under the full model.
+    """The model's, as T5X calls it.
 
     Raises:
       ConfigError: for intermediates, which our network does not keep.
@@ -166,39 +180,6 @@ class T5XModel:
     if return_intermediates:
       raise errors.ConfigError('score_batch cannot return intermediates.')
     return self.model.score_batch(params, batch)
-
-  def predict_batch(
-    self,
-    params: Any,
-    batch: Mapping[str, jax.Array],
-    rng: jax.Array | None = None,
-    **kwargs,
-  ) -> jax.Array:
-    """[batch, target] tokens; arguments as in `predict_batch_with_aux`."""
-    return self.predict_batch_with_aux(params, batch, rng, **kwargs)[0]
-
-  def predict_batch_with_aux(
-    self,
-    params: Any,
-    batch: Mapping[str, jax.Array],
-    rng: jax.Array | None = None,
-    decoder_params: Mapping[str, Any] | None = None,
-    return_all_decodes: bool | None = None,
-    num_decodes: int | None = None,
-    prompt_with_targets: bool = False,
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """As `models.EncoderDecoderModel`'s, at this object's threshold."""
-    eos_id = self.output_vocabulary.eos_id or models.EOS_ID
-    return self.model.predict_batch_with_aux(
-      params,
-      batch,
-      rng,
-      {'eos_id': eos_id, **(decoder_params or {})},
-      return_all_decodes,
-      num_decodes,
-      prompt_with_targets,
-      threshold=self.threshold,
-    )
 
   def _layer_losses(self, params, batch, rng) -> losses.LayerLosses:
     module, objective = self.module, self.objective

@@ -1,7 +1,7 @@
 """Evaluation by decoding, through seqio's Evaluator: T5X's `infer_eval`.
 
-    validation examples --model.predict_batch_with_aux--> tokens, exits,
-      confidences --the task's metrics--> inference_eval/, best checkpoint
+    validation examples --model.generate--> tokens, exits, confidences
+      --the task's metrics--> inference_eval/, best checkpoint
 
 Metrics get `scores`, `exits` and `confidences` as their `aux_values`, under
 T5X CALM's names.
@@ -18,7 +18,10 @@ import numpy as np
 
 from calm_jax import errors
 from calm_jax.data import arrays, seqio_tasks
-from calm_jax.decode import decode_arguments, models
+from calm_jax.decode import model as model_lib
+from calm_jax.decode import outputs
+from calm_jax.decode import request as request_lib
+from calm_jax.early_exit.engine import sampling
 from calm_jax.parallel import partitioning
 from calm_jax.training import writers
 
@@ -33,7 +36,7 @@ class InferEvaluation:
   """What is decoded at every evaluation.
 
   Attributes:
-    model: the network, its exits, and how tokens are chosen.
+    model: the network and its exits.
     mixture_or_task_name: of seqio, or ours. Tasks without metrics are left out,
       as seqio does.
     task_feature_lengths: greatest number of tokens of inputs and targets; the
@@ -42,23 +45,29 @@ class InferEvaluation:
     batch_size: examples decoded side by side.
     num_examples: the first ones of each task; None for all of them.
     threshold: of the exits; 1 is the full model.
+    decode_fn: a sampler or a beam search; the most probable tokens if None.
+    num_decodes: draws or beams per example, of which the best one counts.
     write_n_results: examples written at every evaluation; None for all of them.
 
   Raises:
-    ConfigError: a threshold outside [0, 1], or a bad feature length.
+    ConfigError: a threshold outside [0, 1], a bad feature length, or several
+      decodes that would be the same.
   """
 
-  model: models.EncoderDecoderModel
+  model: model_lib.EncoderDecoderModel
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
   split: str = 'validation'
   batch_size: int = 32
   num_examples: int | None = None
   threshold: float = 1.0
+  decode_fn: request_lib.DecodeFn = None
+  num_decodes: int = 1
   write_n_results: int | None = None
 
   def __post_init__(self):
-    decode_arguments.check_thresholds(self.threshold)
+    request_lib.check_thresholds(self.threshold)
+    request_lib.check_num_decodes(self.num_decodes, self.decode_fn)
     arrays.checked_lengths(self.task_feature_lengths)
 
   def open(
@@ -98,11 +107,7 @@ class InferEvaluation:
     if is_writer:
       folder.mkdir(parents=True, exist_ok=True)
     score = jax.jit(self.model.score_batch)
-    predict = jax.jit(
-      functools.partial(
-        self.model.predict_batch_with_aux, threshold=self.threshold
-      )
-    )
+    predict = jax.jit(self._traceable_predict)
 
     def evaluate(step: int, params: Any) -> dict[str, dict[str, float]]:
       found = {}  # Tokens alone and with aux_values cost one decoding.
@@ -126,6 +131,20 @@ class InferEvaluation:
       }
 
     return evaluate
+
+  def _traceable_predict(self, params, batch):
+    """Tokens [batch, target], and `outputs.by_source`'s others."""
+    source = batch['encoder_input_tokens']
+    shape = (source.shape[0], self.num_decodes)
+    draws = isinstance(self.decode_fn, sampling.Sampler)
+    request = self.model.request(
+      source,
+      np.full(shape, self.threshold),
+      seeds=request_lib.row_seeds(jax.random.key(0), *shape) if draws else None,
+      decode_fn=self.decode_fn,
+      max_decode_length=batch['decoder_input_tokens'].shape[1],
+    )
+    return outputs.by_source(request, self.model.generate(params, request))
 
   def _check(self, evaluator) -> None:
     if not evaluator.eval_tasks:

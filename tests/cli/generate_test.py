@@ -5,6 +5,7 @@ import types
 import pytest
 
 from calm_jax.cli import loading, main
+from calm_jax.decode import beam_search
 
 
 class _Generator:
@@ -20,12 +21,12 @@ class _Generator:
   def __init__(self):
     self.asked = []
 
-  def beam_search(self, texts, num_beams, **options):
-    self.asked.append((num_beams, options))
-    return [[self.output] * num_beams for _ in texts]
-
-  def generate_many(self, texts, num_decodes, **options):
+  def text_request(self, texts, num_decodes, **options):
     self.asked.append((num_decodes, options))
+    return texts, num_decodes
+
+  def answer(self, request):
+    texts, num_decodes = request
     return [[self.output] * num_decodes for _ in texts]
 
 
@@ -49,7 +50,9 @@ def no_model(monkeypatch):
 def test_a_beam_search_prints_its_best_output(generator, capsys):
   assert main.main(['generate', '--beam_size=4', '--format=text', 'a']) == 0
   assert capsys.readouterr().out == 'Yes.\n'
-  assert generator.asked == [(4, {})]
+  ((num_beams, options),) = generator.asked
+  assert num_beams == 4 and options['threshold'] == 1.0
+  assert options['decode_fn'] == beam_search.BeamSearch()
 
 
 def test_a_beam_search_takes_its_flags(generator, capsys):
@@ -58,8 +61,10 @@ def test_a_beam_search_takes_its_flags(generator, capsys):
     ['generate', '--beam_size=3', '--num_decodes=2', *flags, 'a']
   ) == 0  # fmt: skip
   assert capsys.readouterr().out.count('Yes') == 2
-  expected = {'alpha': 0.2, 'prompts': ['Y'], 'max_decode_length': 9}
-  assert generator.asked == [(3, expected)]
+  ((num_beams, options),) = generator.asked
+  assert num_beams == 3
+  assert options['decode_fn'] == beam_search.BeamSearch(0.2)
+  assert (options['prompts'], options['max_decode_length']) == (['Y'], 9)
 
 
 def test_the_longest_output_is_handed_on(generator):

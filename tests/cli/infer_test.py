@@ -149,7 +149,8 @@ def test_other_settings_are_refused_with_both_values(infer, capsys):
 
 
 def test_beams_have_no_confidence(infer, generator, monkeypatch):
-  def beam_search(texts, num_beams):
+  def answer(request, batch_size):
+    assert request.has_beams and batch_size == 3
     beams = (
       generation.Generation(
         text=f'beam {i}',
@@ -159,11 +160,11 @@ def test_beams_have_no_confidence(infer, generator, monkeypatch):
         confidences=(float('nan'),),
         log_prob=-float(i),
       )
-      for i in range(num_beams)
+      for i in range(request.rows_per_source)
     )
-    return [list(beams) for _ in texts]
+    return [list(beams) for _ in range(request.num_sources)]
 
-  monkeypatch.setattr(generator, 'beam_search', beam_search)
+  monkeypatch.setattr(generator, 'answer', answer)
   code, folder = infer('--max_examples=1', '--beam_size=3', '--num_decodes=2')
   assert code == 0
   (line,) = lines_of(folder / FILE)

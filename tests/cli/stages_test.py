@@ -72,21 +72,25 @@ class FakeGenerator:
     self.inputs += texts
     return np.ones((len(texts), LENGTH), np.int32)
 
-  def generate_tokens(self, tokens, thresholds):
+  def request(self, tokens, thresholds):
     self.thresholds += set(thresholds.tolist())
-    return types.SimpleNamespace(num_layers_used=np.ones((len(tokens), 3)))
+    return tokens
+
+  def generate_tokens(self, request):
+    return types.SimpleNamespace(num_layers_used=np.ones((len(request), 3)))
 
   def run_encoder(self, tokens):
     del tokens
 
-  def generate_many(self, texts, num_decodes, *, threshold, **drawing):
+  def text_request(self, texts, num_decodes, *, threshold, **drawing):
     self.inputs += texts
     self.thresholds.append(threshold)
     self.drawing = drawing
-    return [[self.output] * num_decodes for _ in texts]
+    return texts, num_decodes
 
-  def beam_search(self, texts, num_beams):
-    return [[self.output] * num_beams for _ in texts]
+  def answer(self, request):
+    texts, num_decodes = request
+    return [[self.output] * num_decodes for _ in texts]
 
   output = types.SimpleNamespace(
     text='It works.',
@@ -455,9 +459,10 @@ def test_generate_draws_as_the_flags_say(generator, capsys):
   )
   assert capsys.readouterr().out.splitlines() == ['It works.'] * 2
   assert generator.drawing == {
-    'sampler': sampling.Sampler(temperature=0.7, top_k=5),
+    'decode_fn': sampling.Sampler(temperature=0.7, top_k=5),
     'seed': 3,
     'prompts': ['It'],
+    'max_decode_length': None,
   }
 
 

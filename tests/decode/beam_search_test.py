@@ -11,7 +11,8 @@ import scipy.special
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.decode import beam_search, models
+from calm_jax.decode import beam_search
+from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.measures import softmax
 
 EOS = 1
@@ -185,9 +186,11 @@ def _random_params(like, seed):
 def test_one_beam_is_greedy_decoding(model_and_params):
   # Whatever the weights, for any length penalty, and any token as EOS.
   model, like = model_and_params
-  greedy = jax.jit(functools.partial(model.generate, max_decode_length=6))
+  greedy = jax.jit(
+    functools.partial(tiny_t5.generate, model, max_decode_length=6)
+  )
   beams = jax.jit(
-    functools.partial(model.beam_search, num_beams=1, max_decode_length=6)
+    functools.partial(tiny_t5.search, model, num_beams=1, max_decode_length=6)
   )
   eos_id, num_ended, num_cut = EOS, 0, 0
   for seed in range(8):
@@ -215,7 +218,7 @@ def test_beams_score_what_the_model_scores(model_and_params):
   sources = tiny_t5.sources(8)
   tokens, scores = jax.jit(
     functools.partial(
-      model.beam_search, num_beams=4, alpha=0.0, max_decode_length=6
+      tiny_t5.search, model, num_beams=4, alpha=0.0, max_decode_length=6
     )
   )(params, sources)
   compared = 0
@@ -235,4 +238,4 @@ def test_beams_score_what_the_model_scores(model_and_params):
     )
   assert compared >= 3, 'choose other sources'
   assert len({tuple(x) for x in tokens[0].tolist()}) == 4
-  assert models.EOS_ID == EOS
+  assert request_lib.EOS_ID == EOS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from testing import plain_python, tiny_t5
 
-from calm_jax.decode import continuous_batching, decoding
+from calm_jax.decode import continuous_batching, lengths
 from calm_jax.early_exit.engine import sampling
 from calm_jax.early_exit.measures import (
   classifier_confidence,
@@ -29,20 +29,21 @@ def _both(measure, batch_size, sampler=None):
     measure,
     rows_per_pack=(2,),
     # Outputs of many lengths.
-    output_length=decoding.ProportionalLength(ratio=2.0),
+    output_length=lengths.ProportionalLength(ratio=2.0),
   )
   seeds = None if sampler is None else SEEDS
+  drawing = {'decode_fn': sampler, 'seeds': seeds}
   generate = jax.jit(
     functools.partial(
-      model.generate, max_decode_length=LENGTH, sampler=sampler, seeds=seeds
+      tiny_t5.generate, model, max_decode_length=LENGTH, **drawing
     )
   )
   whole = jax.device_get(generate(params, SOURCES, THRESHOLDS))
-  batch = continuous_batching.ContinuousBatch(
-    model, batch_size, LENGTH, sampler=sampler
+  batch = continuous_batching.ContinuousBatch(model, batch_size)
+  request = model.request(
+    SOURCES, THRESHOLDS, max_decode_length=LENGTH, **drawing
   )
-  queue = continuous_batching.Queue(SOURCES, THRESHOLDS, seeds)
-  found = list(batch.run(params, model.prepare(params), queue))
+  found = list(batch.run(params, model.prepare(params), request))
   assert sorted(number for number, _ in found) == list(range(COUNT))
   return [result for _, result in sorted(found, key=lambda x: x[0])], whole
 
@@ -93,7 +94,7 @@ def test_a_prompt_is_remembered_the_same_in_any_company():
   for row, length in enumerate((4, 0, 2, 3)):
     prompts[row, :length] = 5 + row
   generate = jax.jit(
-    functools.partial(model.generate, max_decode_length=LENGTH)
+    functools.partial(tiny_t5.generate, model, max_decode_length=LENGTH)
   )
   rows = (SOURCES[:4], np.float32([0.5, 0.4, 0.5, 0.45]))
   together = generate(params, *rows, prompts=prompts)

@@ -6,7 +6,8 @@ import pytest
 from testing.tiny_text import make_generator
 
 from calm_jax import errors
-from calm_jax.decode import decoding, generation, models
+from calm_jax.decode import generation, lengths
+from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.engine import confidence, sampling
 from calm_jax.t5 import network
 
@@ -20,9 +21,7 @@ def generator():
 
 def test_pieces_layers_and_text_belong_together(generator):
   results = generator.generate(TEXTS, threshold=1.0)
-  tokens = generator.generate_tokens(
-    generator.encode(TEXTS), np.ones(3, np.float32)
-  )
+  tokens = generator.generate_tokens(generator.request(generator.encode(TEXTS)))
   for row, result in enumerate(results):
     ids = [x for x in tokens.tokens[row] if x > 1]
     assert result.text == generator.tokenizer.decode(ids)
@@ -62,7 +61,7 @@ def test_refuses_thresholds_outside_the_unit_interval(generator, threshold):
 def test_refuses_a_vocabulary_that_is_too_large(generator):
   config = generator.model.config.replace(vocab_size=100)
   # Packs would double the programs; `packing_test` tests them.
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     network.Transformer(config), rows_per_pack=()
   )
   with pytest.raises(errors.DataError, match='only 100 rows'):
@@ -120,7 +119,7 @@ def test_alpha_divides_scores_by_the_length_penalty(generator):
 
 def test_beams_that_hold_nothing_are_left_out():
   generator = make_generator()
-  generator.model.output_length = decoding.ProportionalLength(0.0, 1)
+  generator.model.output_length = lengths.ProportionalLength(0.0, 1)
   # An output of one token can only be an EOS.
   (found,) = generator.beam_search(TEXTS[:1], 3)
   assert [x.pieces for x in found] == [()] and np.isfinite(found[0].log_prob)
@@ -129,7 +128,7 @@ def test_beams_that_hold_nothing_are_left_out():
 def test_a_call_says_where_outputs_end(generator):
   (free,) = generator.generate(TEXTS[:1])
   tokens = generator.generate_tokens(
-    generator.encode(TEXTS[:1]), np.ones(1, np.float32)
+    generator.request(generator.encode(TEXTS[:1]))
   ).tokens[0]
   eos_id = int(tokens[1])
   size = tokens.tolist().index(eos_id) + 1
@@ -159,7 +158,9 @@ class _NanMeasure(confidence.ConfidenceMeasure):
 
 def test_confidences_that_are_not_a_number_are_told(generator):
   damaged = generation.TextGenerator(
-    models.EncoderDecoderModel(generator.model.module, measure=_NanMeasure()),
+    model_lib.EncoderDecoderModel(
+      generator.model.module, measure=_NanMeasure()
+    ),
     generator.params,
     generator.tokenizer,
     inputs_length=12,

@@ -9,7 +9,7 @@ from testing import tiny_text
 from calm_jax import errors
 from calm_jax.cli import loading
 from calm_jax.data import corpus
-from calm_jax.decode import decoding
+from calm_jax.decode import lengths
 from calm_jax.dump import reader, runner
 from calm_jax.evaluation import network_sizes
 from calm_jax.validation import replay
@@ -229,7 +229,7 @@ def test_failure_leaves_nothing_behind(generator, tmp_path):
 
 @pytest.mark.parametrize(
   'output_length',
-  [decoding.ProportionalLength(), decoding.ProportionalLength(2.0, extra=1)],
+  [lengths.ProportionalLength(), lengths.ProportionalLength(2.0, extra=1)],
 )
 def test_another_bound_of_the_output_is_another_model(
   output_length, generator, tmp_path

@@ -9,7 +9,7 @@ from testing import dumps
 
 from calm_jax import calibration, errors, evaluation
 from calm_jax.calibration import p_values
-from calm_jax.decode import models
+from calm_jax.decode import request as request_lib
 from calm_jax.evaluation import (
   confidence_cost,
   flops,
@@ -383,7 +383,7 @@ def test_outputs_that_all_loop_have_no_mean():
 
 
 def test_the_end_of_a_text_is_the_models_s():
-  assert dump_arrays.EOS_ID == models.EOS_ID
+  assert dump_arrays.EOS_ID == request_lib.EOS_ID
 
 
 def test_example_losses_are_the_greatest():

@@ -26,7 +26,11 @@ class FakeGenerator:
     tokens[:, 0] = 4 if self.lengths is None else self.lengths
     return tokens
 
-  def generate_tokens(self, tokens, thresholds):
+  def request(self, tokens, thresholds):
+    return tokens, thresholds
+
+  def generate_tokens(self, request):
+    tokens, thresholds = request
     (threshold,) = set(thresholds.tolist())
     lengths = tokens[:, 0]
     per_token = 8e-3 if threshold == 1.0 else 2e-3

@@ -91,7 +91,7 @@ def test_fault_06_a_value_of_the_wrong_kind(binding, said, train_fails):
 
 
 def test_fault_07_a_confidence_that_is_none(train_fails):
-  measure = 'models.EncoderDecoderModel.measure'
+  measure = 'model.EncoderDecoderModel.measure'
   message = train_fails(f"--gin.{measure}='softmax'")
   assert "got 'softmax'" in message
   assert 'gin/early_exit/' in message and "T5X's CONF_METHOD" in message

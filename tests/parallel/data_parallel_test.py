@@ -28,30 +28,30 @@ seeds = np.arange(20, dtype=np.uint32).reshape(10, 2)
 def run(devices, **options):
   generator = token_generator.TokenGenerator(
     model, params, devices=devices, max_decode_length=9)
-  return generator, generator.generate_tokens(sources, thresholds, **options)
+  request = generator.request(sources, thresholds, **options)
+  return generator, generator.generate_tokens(request)
 
 def assert_same(found, expected):
   for name in ('tokens', 'num_layers_used'):
     np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
   np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
 
-for options in ({'sampler': sampling.Sampler(), 'seeds': seeds}, {}):
+for options in ({'decode_fn': sampling.Sampler(), 'seeds': seeds}, {}):
   _, one = run(jax.devices()[:1], **options)
   several, four = run(None, **options)
   assert len(set(one.num_layers_used[one.num_layers_used > 0])) > 2
   assert_same(four, one)
 
 # Plain batches: 3 sources of 2 thresholds, the last batch not full.
-several._queue = None  # It is for one device.
-assert_same(several.generate_tokens(sources, thresholds, batch_size=7), one)
-none = several.generate_tokens(sources[:0], thresholds[:0], batch_size=7)
-assert none.tokens.shape == (0, 9)
+several._continuous_batch = None  # It is for one device.
+request = several.request(sources, thresholds)
+assert_same(several.generate_tokens(request, batch_size=7), one)
+none = several.request(sources[:0], thresholds[:0])
+assert several.generate_tokens(none, batch_size=7).tokens.shape == (0, 9)
 
-rows = {'encoder_input_tokens': sources, 'thresholds': np.float32(thresholds)}
 text = several._generate.lower(
-  several.params, several._prepared,
-  {name: several._division.pad(x) for name, x in rows.items()}, trace=False,
-  eos_id=1, sampler=None, max_decode_length=9).compile().as_text()
+  (several.params, several._prepared), request.map_rows(several._division.pad)
+).compile().as_text()
 for collective in ('all-reduce', 'all-gather', 'collective-permute',
                    'all-to-all'):
   assert collective + '(' not in text, collective

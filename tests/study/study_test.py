@@ -97,8 +97,8 @@ def test_the_measure_in_the_docs_works():
   exec(code, names)
   model, params = tiny_t5.tiny_model(names['SecondLayerOn']())
   result = jax.jit(
-    lambda params: model.generate(
-      params, tiny_t5.sources(2), jnp.full(2, 0.01), max_decode_length=4
+    lambda params: tiny_t5.generate(
+      model, params, tiny_t5.sources(2), jnp.full(2, 0.01), max_decode_length=4
     )
   )(params)
   used = np.asarray(result.num_layers_used)

@@ -444,9 +444,11 @@ class TestInference:
     generate = jax.jit(
       lambda params, rows: model.generate(
         params,
-        rows,
-        np.full(BATCH_SIZE, threshold, np.float32),
-        max_decode_length=LENGTHS['targets'],
+        model.request(
+          rows,
+          np.full(BATCH_SIZE, threshold),
+          max_decode_length=LENGTHS['targets'],
+        ),
       )
     )
     for start in range(0, len(examples), BATCH_SIZE):

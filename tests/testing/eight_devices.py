@@ -17,7 +17,8 @@ import optax
 from jax.sharding import PartitionSpec
 from testing import copying
 
-from calm_jax.decode import generation, models
+from calm_jax.decode import generation
+from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.measures import classifiers, softmax
 from calm_jax.parallel import partitioning
 from calm_jax.t5 import network
@@ -143,7 +144,7 @@ def check_factored_accumulators(params):
 
 
 def check_decoding(params):
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     MODULE, measure=softmax.SoftmaxTopTwoGap(), rows_per_pack=()
   )
   # Sharper than three steps of training make it.
@@ -152,13 +153,14 @@ def check_decoding(params):
   thresholds = np.stack([np.linspace(0, 1, 5), np.full(5, 0.4)], axis=1)
 
   def decode(**options):
-    return generation.TextGenerator(
+    generator = generation.TextGenerator(
       model,
       params,
       types.SimpleNamespace(vocab_size=copying.VOCAB_SIZE),
       max_decode_length=6,
       **options,
-    ).generate_tokens(sources, thresholds)
+    )
+    return generator.generate_tokens(generator.request(sources, thresholds))
 
   one = decode(devices=jax.devices()[:1])
   assert set(one.num_layers_used[one.num_layers_used > 0]) == {1, 2}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from testing import plain_measures
 
-from calm_jax.decode import models
+from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import skipped_layers
 from calm_jax.t5 import masks, network
 
@@ -121,7 +121,7 @@ class PlainPython:
       layers.append(used)
       confidences.append(value)
       log_prob += score
-      if previous == models.EOS_ID:
+      if previous == request_lib.EOS_ID:
         break
     return tokens, layers, confidences, log_prob
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.decode import models
+from calm_jax.decode import beam_search
+from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import network
 
@@ -63,13 +64,30 @@ def tiny_model(
 ):
   """A model and its parameters; without packs, which double a program."""
   config = tiny_config(tied=tied, num_decoder_layers=num_decoder_layers)
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     network.Transformer(config),
     measure=measure,
     rows_per_pack=rows_per_pack,
     **kwargs,
   )
   return model, tiny_params(config)
+
+
+def generate(model, params, tokens, thresholds, *, prepared=None, **asked):
+  """The model's result for a request that is made of the other arguments."""
+  request = model.request(tokens, thresholds, **asked)
+  return model.generate(params, request, prepared)
+
+
+def search(model, params, tokens, num_beams, alpha=0.6, **asked):
+  """Tokens [sources, beams, target] and scores [sources, beams] of a search."""
+  thresholds = np.ones((len(tokens), num_beams))
+  decode_fn = beam_search.BeamSearch(alpha)
+  result = generate(
+    model, params, tokens, thresholds, decode_fn=decode_fn, **asked
+  )
+  shape = (len(tokens), num_beams)
+  return result.tokens.reshape(*shape, -1), result.log_probs.reshape(shape)
 
 
 def sources(batch_size: int, length: int = 7, seed: int = 0) -> np.ndarray:

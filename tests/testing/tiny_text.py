@@ -1,9 +1,11 @@
 """A tiny network that reads and writes text, for tests of the stages."""
 
 import jax
+import jax.numpy as jnp
 
 from calm_jax.data import vocabulary
-from calm_jax.decode import generation, models
+from calm_jax.decode import generation
+from calm_jax.decode import model as model_lib
 from calm_jax.t5 import network
 
 
@@ -21,12 +23,12 @@ def make_generator(max_decode_length=6, **kwargs):
     dropout_rate=0.0,
   )
   # Packs would double the programs; `packing_test` tests them.
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     network.Transformer(config), **{'rows_per_pack': ()} | kwargs
   )
-  params = model.get_initial_variables(
-    jax.random.key(1),
-    {'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 4)},
+  row = jnp.ones((1, 4), jnp.int32)
+  params = model.module.init(
+    jax.random.key(1), row, row, row, enable_dropout=False
   )['params']
   return generation.TextGenerator(
     model,

@@ -1,16 +1,18 @@
 """Evaluation by decoding against the model itself."""
 
+import dataclasses
 import json
 import math
 
 import jax
 import numpy as np
 import pytest
-from testing import copying
+from testing import copying, tiny_t5
 
 from calm_jax import errors
 from calm_jax.config import gin_setup
-from calm_jax.decode import models
+from calm_jax.decode import beam_search
+from calm_jax.decode import model as model_lib
 from calm_jax.training import infer_eval
 
 seqio = pytest.importorskip('seqio')
@@ -66,11 +68,13 @@ def task():
 
 @pytest.fixture(scope='module')
 def model_and_params():
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     copying.copying_model().module, rows_per_pack=()
   )
-  shapes = {'encoder_input_tokens': (1, 2), 'decoder_input_tokens': (1, 2)}
-  params = model.get_initial_variables(jax.random.key(5), shapes)['params']
+  row = np.ones((1, 2), np.int32)
+  params = model.module.init(
+    jax.random.key(5), row, row, row, enable_dropout=False
+  )['params']
   # Wide apart, so that confidences differ and some tokens leave early.
   return model, jax.tree.map(lambda x: 3 * x, params)
 
@@ -115,16 +119,18 @@ def test_outputs_exits_and_confidences_are_the_models(
   found = evaluate(4, params)
   assert len(decodings) == 1
 
-  batch = {
-    'encoder_input_tokens': np.array(
-      [[*row, 1, *[0] * (7 - len(row))] for row in sources()], np.int32
-    ),
-    'decoder_input_tokens': np.zeros((NUM_EXAMPLES, 40), np.int32),
-  }
-  tokens, aux = jax.jit(
-    lambda batch: model.predict_batch_with_aux(params, batch, threshold=0.3)
-  )(batch)
-  exits = np.asarray(aux['exits'])
+  inputs = np.array(
+    [[*row, 1, *[0] * (7 - len(row))] for row in sources()], np.int32
+  )
+  result = jax.jit(
+    lambda inputs: model.generate(
+      params,
+      model.request(inputs, np.full(NUM_EXAMPLES, 0.3), max_decode_length=40),
+    )
+  )(inputs)
+  is_token = np.asarray(result.num_layers_used) > 0
+  exits = np.where(is_token, result.num_layers_used, -1)
+  confidences = np.where(is_token, result.confidences, -1)
   assert 1 < len(np.unique(exits[exits > 0])), 'choose other parameters'
 
   examples = lines_of(folder / f'{TASK}-000004.jsonl')
@@ -134,10 +140,10 @@ def test_outputs_exits_and_confidences_are_the_models(
     assert example['aux_exits'] == exits[i].tolist()
     assert len(example['aux_confidences']) == 40
     np.testing.assert_allclose(
-      example['aux_confidences'], aux['confidences'][i], atol=1e-5
+      example['aux_confidences'], confidences[i], atol=1e-5
     )
-    np.testing.assert_allclose(example['aux_scores'], aux['scores'][i], 1e-4)
-    row = np.asarray(tokens[i]).tolist()
+    np.testing.assert_allclose(example['aux_scores'], result.log_probs[i], 1e-4)
+    row = np.asarray(result.tokens[i]).tolist()
     end = row.index(1) + 1 if 1 in row else len(row)
     assert example['prediction'][:end] == row[:end]
 
@@ -181,12 +187,46 @@ def test_whatever_a_task_holds_is_strict_json():
 def test_the_gin_file_describes_it():
   gin_setup.parse(
     ['gin/experiments/tiny.gin', 'gin/runs/infer_eval.gin'],
-    ['INFER_EVAL_THRESHOLD = 0.5', f'MIXTURE_OR_TASK_NAME = "{TASK}"'],
+    [
+      'INFER_EVAL_THRESHOLD = 0.5',
+      f'MIXTURE_OR_TASK_NAME = "{TASK}"',
+      'infer_eval.InferEvaluation.decode_fn = @beam_search.BeamSearch()',
+      'beam_search.BeamSearch.alpha = 0.2',
+    ],
   )
   found = gin_setup.call(infer_eval.InferEvaluation)
   assert found.model.config.vocab_size == 4096
   assert (found.threshold, found.num_examples) == (0.5, 8)
   assert found.mixture_or_task_name == TASK
+  assert found.decode_fn == beam_search.BeamSearch(0.2)
+
+
+def test_the_best_beam_is_evaluated(model_and_params, tmp_path):
+  model, params = model_and_params
+  searching = dataclasses.replace(
+    evaluation(model),
+    threshold=1.0,
+    decode_fn=beam_search.BeamSearch(0.2),
+    num_decodes=3,
+  )
+  searching.open(tmp_path, 0)(1, params)
+  inputs = np.array(
+    [[*row, 1, *[0] * (7 - len(row))] for row in sources()], np.int32
+  )
+  tokens, scores = jax.jit(
+    lambda inputs: tiny_t5.search(
+      model, params, inputs, 3, 0.2, max_decode_length=40
+    )
+  )(inputs)
+  folder = tmp_path / infer_eval.FOLDER
+  examples = lines_of(folder / f'{TASK}-000001.jsonl')
+  assert len(examples) == NUM_EXAMPLES
+  for i, example in enumerate(examples):
+    row = np.asarray(tokens[i, -1]).tolist()
+    end = row.index(1) + 1 if 1 in row else len(row)
+    assert example['prediction'][:end] == row[:end]
+    np.testing.assert_allclose(example['aux_scores'], scores[i, -1], 1e-4)
+    assert 'aux_exits' not in example
 
 
 @pytest.mark.parametrize(
@@ -194,6 +234,7 @@ def test_the_gin_file_describes_it():
   [
     ({'split': 'validatoin'}, 'must have a split'),
     ({'num_examples': None, 'threshold': 1.5}, r'in \[0, 1\]'),
+    ({'num_decodes': 2}, 'needs a sampler'),
   ],
 )
 def test_what_cannot_be_evaluated_is_told(

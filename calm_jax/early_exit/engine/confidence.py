@@ -42,7 +42,8 @@ class LayerView:
       need the layer, for instance.
     kept_states: [batch, target, D], what earlier tokens left behind for layers
       that they skipped: the states in which they left; a ring, as `clock` says.
-    is_full_model: [B], rows whose threshold of 1 forbids them to leave early.
+    is_full_model: [B], rows that may not leave early: their threshold is 1, or
+      a prompt decides their token.
     params: the network's parameters, for measures that are trained.
     network: calls a method of `t5.network.Transformer` by name.
     predict: (logits, log_rest=None) -> prediction, greedy or drawn.

@@ -64,6 +64,24 @@ class DecoderCache:
 
 
 @struct.dataclass
+class TokenInput:
+  """The token that is fed in, of each row.
+
+  Attributes:
+    token: [batch] int32, the previous token.
+    clock: when it is fed in; all earlier times must have been.
+    undecided: [batch], False for rows that are done; they use no layer.
+    is_prompt: [batch], rows whose next token a prompt decides: the full model
+      reads it, and measures remember it as any other. None without prompts.
+  """
+
+  token: Int[Array, ' batch']
+  clock: clock_lib.Clock
+  undecided: Bool[Array, ' batch']
+  is_prompt: Bool[Array, ' batch'] | None = None
+
+
+@struct.dataclass
 class TokenResult:
   """What is known of each row's current token.
 
@@ -141,6 +159,7 @@ class TokenCall:
   self_bias: jax.Array
   thresholds: jax.Array
   constants: DecoderConstants
+  is_prompt: jax.Array | None = None
   sample_keys: jax.Array | None = None
 
   def of_rows(self, rows: rows_lib.Rows) -> 'TokenCall':
@@ -151,5 +170,6 @@ class TokenCall:
       clock=self.clock.of_rows(rows),
       self_bias=rows.take(self.self_bias),
       thresholds=rows.take(self.thresholds),
+      is_prompt=rows.take(self.is_prompt),
       sample_keys=rows.take(self.sample_keys),
     )

@@ -54,13 +54,15 @@ class ExitDecision:
     is_exit = layer in parts.exits and layer >= parts.measure.first_layer
     if not (is_exit or is_last or parts.trace):
       return state, measured
-    may_leave = state.undecided & (is_last | (thresholds < 1.0))
+    is_early, is_prompt = thresholds < 1.0, self.call.is_prompt
+    is_free = is_early if is_prompt is None else is_early & ~is_prompt
+    may_leave = state.undecided & (is_last | is_free)
     if not (is_exit or is_last):
       may_leave = jnp.zeros_like(may_leave)
     wanted = state.undecided if parts.trace else may_leave
-    if jax.tree.leaves(state.cache.measure_state):
+    if is_prompt is not None and jax.tree.leaves(state.cache.measure_state):
       # What the measure keeps of a prompt may not depend on a row's company.
-      wanted |= state.undecided & (thresholds > 1.0)
+      wanted |= state.undecided & is_early & is_prompt
     if is_exit or is_last:
       view = self._view(layer, state, below, measured)
       answer = self._measure_if(jnp.any(wanted), view)
@@ -88,6 +90,9 @@ class ExitDecision:
 
   def _view(self, layer, state, below, measured):
     parts, call = self.parts, self.call
+    is_full_model = call.thresholds >= 1.0
+    if call.is_prompt is not None:
+      is_full_model |= call.is_prompt
     return confidence_lib.LayerView(
       layer=layer,
       num_layers=parts.config.num_decoder_layers,
@@ -98,7 +103,7 @@ class ExitDecision:
       clock=call.clock,
       rows=call.rows,
       kept_states=state.cache.kept_states,
-      is_full_model=call.thresholds >= 1.0,
+      is_full_model=is_full_model,
       params=parts.params,
       network=parts.transformer,
       prepared=parts.prepared,

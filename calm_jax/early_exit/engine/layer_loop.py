@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from calm_jax.early_exit.engine import clock as clock_lib
 from calm_jax.early_exit.engine import confidence as confidence_lib
@@ -119,43 +119,35 @@ class EarlyExitDecoder(decoder_parts.DecoderParts):
 
   def __call__(
     self,
-    token: Int[Array, ' batch'],
-    time: Int[Array, ''],
-    undecided: Bool[Array, ' batch'],
+    fed: decoder_state.TokenInput,
     thresholds: Float[Array, ' batch'],
     constants: decoder_state.DecoderConstants,
     cache: decoder_state.DecoderCache,
     sample_keys: jax.Array | None = None,
-    starts: Int[Array, ' batch'] | None = None,
   ) -> tuple[decoder_state.TokenResult, decoder_state.DecoderCache]:
     """Runs one token of each row up to the layer where the row is confident.
 
     Args:
-      token: the previous token, fed in at `time`.
-      time: of the batch; all earlier ones must have been fed in.
-      undecided: False for rows that are done; they use no layer.
+      fed: the token.
       thresholds: a row leaves at the first layer whose confidence is at least
-        its threshold; with 1 or more it never leaves early, by rule. Above 1 it
-        is measured all the same, by measures that remember a sequence. NaN
-        confidences never reach a threshold.
+        its threshold; with 1 it never leaves early, by rule. NaN confidences
+        never reach a threshold.
       constants: from `constants`.
       cache: from the previous time, or `empty_cache`.
       sample_keys: [batch] random keys of this token, for the sampler.
-      starts: the time at which each row began, less than the cache's length
-        ago; 0 if None.
 
     Returns:
       The result of each row, and the cache with this token added.
     """
-    call = self._call(time, starts, thresholds, constants, sample_keys)
-    state = token_run.TokenRun(self, call)(token, undecided, cache)
+    call = self._call(fed, thresholds, constants, sample_keys)
+    state = token_run.TokenRun(self, call)(fed.token, fed.undecided, cache)
     result = state.result
     if not self.measure.predicts:
       prediction = self.predict_fn(call)(self.logits(state.hidden))
       result = result.replace(
         token=prediction.token, log_prob=prediction.log_prob
       )
-    return result, state.cache_after(time)
+    return result, state.cache_after(fed.clock.time)
 
   def full_model_logits(
     self,
@@ -167,33 +159,34 @@ class EarlyExitDecoder(decoder_parts.DecoderParts):
     """One token through all layers: the logits, for searches over sequences.
 
     Args:
-      token, position, constants, cache: as for `__call__`.
+      token: the previous token, fed in at `position` of every row.
+      position: all earlier ones must have been fed in.
+      constants, cache: as for `__call__`.
 
     Returns:
       Logits of the next token, and the cache with this position added.
     """
     silent = self.replace(measure=confidence_lib.Unmeasured(), trace=False)
-    thresholds = jnp.ones(token.shape)
-    call = self._call(position, None, thresholds, constants, None)
+    clock = clock_lib.Clock(position, jnp.zeros(token.shape, jnp.int32))
     undecided = jnp.ones(token.shape, bool)
+    fed = decoder_state.TokenInput(token, clock, undecided)
+    call = self._call(fed, jnp.ones(token.shape), constants)
     state = token_run.TokenRun(silent, call)(token, undecided, cache)
     return self.logits(state.hidden), state.cache_after(position)
 
-  def _call(self, time, starts, thresholds, constants, sample_keys):
+  def _call(self, fed, thresholds, constants, sample_keys=None):
     """What all layers of this token share."""
-    batch_size, length = thresholds.shape[0], constants.position_bias.shape[0]
-    if starts is None:
-      starts = jnp.zeros((batch_size,), jnp.int32)
-    clock = clock_lib.Clock(time, starts)
+    clock, length = fed.clock, constants.position_bias.shape[0]
     by_position = lax.dynamic_index_in_dim(
-      constants.position_bias, time % length
+      constants.position_bias, clock.time % length
     )
     mask = masks.mask_to_bias(clock.is_seen(length), self.config.dtype)
     return decoder_state.TokenCall(
-      rows=rows_lib.Rows.all(batch_size),
+      rows=rows_lib.Rows.all(thresholds.shape[0]),
       clock=clock,
       self_bias=by_position + mask[:, None],
       thresholds=thresholds,
       constants=constants,
+      is_prompt=fed.is_prompt,
       sample_keys=sample_keys,
     )

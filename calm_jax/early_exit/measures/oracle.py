@@ -64,27 +64,10 @@ class OracleDecoder:
     """As `EarlyExitDecoder.restarted`."""
     return self.decoder.restarted(*args)
 
-  def __call__(
-    self,
-    token,
-    time,
-    undecided,
-    thresholds,
-    constants,
-    cache,
-    sample_keys=None,
-    starts=None,
-  ):
+  def __call__(self, fed, thresholds, constants, cache, sample_keys=None):
     """As `EarlyExitDecoder.__call__`, greedily."""
     all_layers, _ = self.decoder.replace(trace=True)(
-      token,
-      time,
-      undecided,
-      jnp.ones_like(thresholds),
-      constants,
-      cache,
-      sample_keys,
-      starts,
+      fed, jnp.ones_like(thresholds), constants, cache, sample_keys
     )
     num_layers = self.decoder.config.num_decoder_layers
     exits = np.array(self.decoder.exit_layers.layers(num_layers))
@@ -95,16 +78,8 @@ class OracleDecoder:
     static = self.decoder.replace(
       measure=static_measure.StaticExit(), trace=False
     )
-    result, cache = static(
-      token,
-      time,
-      undecided,
-      jnp.where(thresholds < 1.0, chosen, 1.0),
-      constants,
-      cache,
-      sample_keys,
-      starts,
-    )
+    thresholds = jnp.where(thresholds < 1.0, chosen, 1.0)
+    result, cache = static(fed, thresholds, constants, cache, sample_keys)
     if not self.decoder.trace:
       return result, cache
     return result.replace(

@@ -45,8 +45,8 @@ class Counting(confidence.ConfidenceMeasure):
 def generate(measure, *thresholds):
   model, params = tiny_t5.tiny_model(measure)
   return jax.jit(
-    lambda tokens, thresholds: model.generate(
-      params, tokens, thresholds, max_decode_length=4
+    lambda tokens, thresholds: tiny_t5.generate(
+      model, params, tokens, thresholds, max_decode_length=4
     )
   )(tiny_t5.sources(1), np.float32([thresholds]))
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from calm_jax.decode import models
+from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
@@ -49,12 +49,13 @@ def compiled_text(measure, batch_size: int, rows_per_pack) -> str:
     )
     return {**params, classifiers.PARAMS: {ATTENTION.name: trained}}
 
-  model = models.EncoderDecoderModel(
+  model = model_lib.EncoderDecoderModel(
     module, measure=measure, rows_per_pack=rows_per_pack
   )
 
   def generate(params, sources, thresholds):
-    return model.generate(params, sources, thresholds, max_decode_length=TARGET)
+    request = model.request(sources, thresholds, max_decode_length=TARGET)
+    return model.generate(params, request)
 
   lowered = jax.jit(generate).lower(
     jax.eval_shape(init),

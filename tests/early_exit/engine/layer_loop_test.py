@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from testing import plain_measures, plain_python, tiny_t5
 
-from calm_jax.decode import models
+from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import (
+  clock,
   confidence,
   decoder_state,
   layer_loop,
@@ -37,7 +38,9 @@ def _compiled(measure, tied, trace, decaying=False):
     measure, tied=tied, threshold_schedule=threshold_schedule
   )
   generate = jax.jit(
-    functools.partial(model.generate, max_decode_length=LENGTH, trace=trace)
+    functools.partial(
+      tiny_t5.generate, model, max_decode_length=LENGTH, trace=trace
+    )
   )
   return model, params, generate
 
@@ -100,7 +103,7 @@ def test_exits_and_skipped_layers_equal_plain_python(options):
   threshold = _mixed_threshold(GAP, sources)
   model, params = tiny_t5.tiny_model(GAP, **options)
   generate = jax.jit(
-    functools.partial(model.generate, max_decode_length=LENGTH)
+    functools.partial(tiny_t5.generate, model, max_decode_length=LENGTH)
   )
   result = jax.device_get(
     generate(params, sources, np.full(3, threshold, np.float32))
@@ -125,7 +128,9 @@ def test_first_exit_state_differs_from_the_exit_state():
     skipped_layers.FirstExitState(),
   ):
     model, params = tiny_t5.tiny_model(GAP, skipped_layers=rule)
-    result = model.generate(params, sources, threshold, max_decode_length=8)
+    result = tiny_t5.generate(
+      model, params, sources, threshold, max_decode_length=8
+    )
     scores.append(np.asarray(result.log_probs))
   assert np.abs(scores[0] - scores[1]).max() > 1e-3
 
@@ -177,7 +182,8 @@ def test_threshold_one_ignores_a_saturated_confidence():
     **params,
     'decoder': {**params['decoder'], 'logits_dense': sharp},
   }
-  result = model.generate(
+  result = tiny_t5.generate(
+    model,
     params,
     tiny_t5.sources(2),
     jnp.ones(2),
@@ -258,8 +264,8 @@ def test_fault_20_nan_confidence_never_leaves_early():
       return confidence.Measurement(jnp.where(view.layer == 3, 0.5, nan))
 
   model, params = tiny_t5.tiny_model(NanMeasure())
-  result = model.generate(
-    params, tiny_t5.sources(2), jnp.zeros(2), max_decode_length=3
+  result = tiny_t5.generate(
+    model, params, tiny_t5.sources(2), jnp.zeros(2), max_decode_length=3
   )
   used = np.asarray(result.num_layers_used)
   assert (used[used > 0] == 3).all()
@@ -323,9 +329,13 @@ def test_every_layer_and_position_is_written_exactly_once(monkeypatch):
     decoder = layer_loop.EarlyExitDecoder(params, model.config, measure)
     encoded = model.module.apply({'params': params}, sources, method='encode')
     constants = decoder.constants(encoded, sources, LENGTH)
-    step = jax.jit(lambda token, position, cache: decoder(
-      token, position, jnp.ones(2, bool), thresholds, constants, cache
-    ))  # fmt: skip
+
+    @jax.jit
+    def step(token, position, cache):
+      now = clock.Clock(position, jnp.zeros(2, jnp.int32))
+      fed = decoder_state.TokenInput(token, now, jnp.ones(2, bool))
+      return decoder(fed, thresholds, constants, cache)
+
     cache, token = decoder.empty_cache(2, LENGTH), jnp.zeros(2, jnp.int32)
     for position in range(num_tokens):
       result, cache = step(token, position, cache)
@@ -355,6 +365,6 @@ def test_finished_and_padding_rows_use_no_layers():
   assert (result.tokens[2] == 0).all()
   assert (result.num_layers_used[2] == 0).all()
   for row in range(4):
-    (ends,) = np.nonzero(result.tokens[row] == models.EOS_ID)
+    (ends,) = np.nonzero(result.tokens[row] == request_lib.EOS_ID)
     if len(ends):
       assert (result.num_layers_used[row, ends[0] + 1 :] == 0).all()

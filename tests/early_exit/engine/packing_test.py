@@ -26,12 +26,14 @@ def _generate(measure, rows_per_pack, sampled):
   options = {}
   if sampled:
     options = {
-      'sampler': sampling.Sampler(temperature=1.0),
+      'decode_fn': sampling.Sampler(temperature=1.0),
       'seeds': jnp.arange(BATCH, dtype=jnp.uint32),
     }
   return functools.partial(
     jax.jit(
-      functools.partial(model.generate, max_decode_length=LENGTH, **options)
+      functools.partial(
+        tiny_t5.generate, model, max_decode_length=LENGTH, **options
+      )
     ),
     params,
   )

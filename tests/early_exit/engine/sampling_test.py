@@ -149,7 +149,9 @@ def _compiled(measure, sampler):
   # Without packs of rows: half of the program to compile.
   model, params = tiny_t5.tiny_model(measure, rows_per_pack=())
   generate = jax.jit(
-    functools.partial(model.generate, max_decode_length=LENGTH, sampler=sampler)
+    functools.partial(
+      tiny_t5.generate, model, max_decode_length=LENGTH, decode_fn=sampler
+    )
   )
   return lambda *args, **kwargs: jax.device_get(
     generate(params, *args, **kwargs)
@@ -309,7 +311,7 @@ def test_top_k_propagation_draws_by_the_shares_of_the_k():
 def test_the_oracle_cannot_sample():
   model, params = tiny_t5.tiny_model(oracle.Oracle())
   with pytest.raises(errors.ConfigError, match='oracle'):
-    model.generate(
-      params, tiny_t5.sources(1), jnp.zeros(1), max_decode_length=3,
-      sampler=sampling.Sampler(), seeds=jnp.zeros(1, jnp.uint32),
+    tiny_t5.generate(
+      model, params, tiny_t5.sources(1), jnp.zeros(1), max_decode_length=3,
+      decode_fn=sampling.Sampler(), seeds=jnp.zeros(1, jnp.uint32),
     )  # fmt: skip

@@ -41,7 +41,7 @@ def _model(rows_per_pack):
     rows_per_pack=rows_per_pack,
   )
   generate = jax.jit(
-    functools.partial(model.generate, max_decode_length=LENGTH)
+    functools.partial(tiny_t5.generate, model, max_decode_length=LENGTH)
   )
   return model, params, generate
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from testing import plain_python, tiny_t5
 
-from calm_jax.decode import models
+from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import schedule
 from calm_jax.early_exit.measures import oracle, softmax
 
@@ -18,7 +18,10 @@ def _compiled(measure, trace=False, exit_layers=None):
   )
   generate = jax.jit(
     functools.partial(
-      model.generate, max_decode_length=plain_python.LENGTH, trace=trace
+      tiny_t5.generate,
+      model,
+      max_decode_length=plain_python.LENGTH,
+      trace=trace,
     )
   )
   return model, params, generate
@@ -45,7 +48,7 @@ def test_oracle_equals_plain_python():
       assert result.tokens[row, position] == previous
       assert result.num_layers_used[row, position] == layer
       assert result.trace_tokens[row, position].tolist() == best
-      if previous == models.EOS_ID:
+      if previous == request_lib.EOS_ID:
         break
 
 

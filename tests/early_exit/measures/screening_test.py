@@ -118,7 +118,9 @@ def test_threshold_one_is_the_full_model_bit_for_bit():
     softmax.SoftmaxTopTwoGap(),
   ):
     model, params = tiny_t5.tiny_model(measure)
-    generate = jax.jit(functools.partial(model.generate, max_decode_length=6))
+    generate = jax.jit(
+      functools.partial(tiny_t5.generate, model, max_decode_length=6)
+    )
     results.append(generate(params, tiny_t5.sources(3), thresholds))
   for ours, full in zip(*map(jax.tree.leaves, results), strict=True):
     np.testing.assert_array_equal(ours, full)
@@ -131,8 +133,8 @@ def test_what_is_prepared_is_an_argument_of_the_program():
   sources, thresholds = tiny_t5.sources(1), jnp.ones(1)
 
   def program(params, prepared):
-    return model.generate(
-      params, sources, thresholds, max_decode_length=2, prepared=prepared
+    return tiny_t5.generate(
+      model, params, sources, thresholds, max_decode_length=2, prepared=prepared
     )
 
   traced = jax.make_jaxpr(program)(params, prepared)

@@ -1,29 +1,19 @@
-"""The facade: T5X's methods, each against another route to its number."""
+"""T5X's prediction, each number against another route to it."""
 
 import inspect
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 from testing import tiny_t5
 
 from calm_jax import errors
-from calm_jax.config import gin_setup
-from calm_jax.decode import beam_search, decode_fns, models
-from calm_jax.early_exit.engine import sampling, schedule, skipped_layers
-from calm_jax.early_exit.measures import (
-  oracle,
-  patience,
-  saturation,
-  screening,
-  softmax,
-  static,
-  top_k,
-)
-from calm_jax.t5 import network
+from calm_jax.decode import beam_search
+from calm_jax.decode import request as request_lib
+from calm_jax.early_exit.engine import sampling
+from calm_jax.early_exit.measures import softmax
+from calm_jax.t5x import decode_fns, predictor
 
 
 @pytest.fixture(scope='module')
@@ -47,33 +37,10 @@ def _batch(seed=0):
   }
 
 
-def test_loss_and_score_are_the_same_log_likelihood(model_and_params):
-  model, params = model_and_params
-  batch = _batch()
-  logits = model.module.apply(
-    {'params': params},
-    batch['encoder_input_tokens'],
-    batch['decoder_input_tokens'],
-    batch['decoder_target_tokens'],
-    enable_dropout=False,
-  )
-  log_probs = scipy.special.log_softmax(np.float64(logits), axis=-1)
-  targets = batch['decoder_target_tokens']
-  picked = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
-  expected = np.where(targets > 0, picked, 0).sum(axis=-1)
-  scores = model.score_batch(params, batch)
-  np.testing.assert_allclose(scores, expected, rtol=1e-5)
-  loss, metrics = model.eval_fn(params, batch)
-  np.testing.assert_allclose(
-    loss - metrics['z_loss'], -expected.sum(), rtol=1e-5
-  )
-  assert metrics['weight_sum'] == (targets > 0).sum()
-
-
 def test_prediction_scores_as_the_teacher_forced_model(model_and_params):
   model, params = model_and_params
   batch = _batch()
-  tokens, aux = model.predict_batch_with_aux(
+  tokens, aux = predictor.Predictor(model).predict_batch_with_aux(
     params, batch, threshold=1.0, max_decode_length=6
   )
   is_token = aux['exits'] > 0
@@ -97,83 +64,17 @@ def test_prediction_marks_missing_tokens_as_t5x_does(model_and_params):
   model, params = model_and_params
   batch = _batch()
   batch['encoder_input_tokens'][1] = 0
-  tokens, aux = model.predict_batch_with_aux(params, batch, threshold=0.0)
+  tokens, aux = predictor.Predictor(model).predict_batch_with_aux(
+    params, batch, threshold=0.0
+  )
   assert tokens.shape == batch['decoder_input_tokens'].shape
   assert (np.asarray(aux['exits'][1]) == -1).all()
   assert (np.asarray(aux['confidences'][1]) == -1).all()
   assert set(np.unique(aux['exits'])) == {-1, 1}
   np.testing.assert_array_equal(
-    tokens, model.predict_batch(params, batch, threshold=0.0)
+    tokens,
+    predictor.Predictor(model).predict_batch(params, batch, threshold=0.0),
   )
-
-
-def test_dropout_changes_the_training_loss_only():
-  model, params = tiny_t5.tiny_model(softmax.SoftmaxTopTwoGap())
-  config = model.config.replace(dropout_rate=0.5)
-  dropping = models.EncoderDecoderModel(model.module.clone(config=config))
-  batch = _batch()
-  plain, _ = dropping.eval_fn(params, batch)
-  dropped, _ = dropping.loss_fn(params, batch, jax.random.key(0))
-  again, _ = dropping.loss_fn(params, batch, jax.random.key(0))
-  np.testing.assert_array_equal(plain, model.eval_fn(params, batch)[0])
-  np.testing.assert_array_equal(dropped, again)
-  assert abs(float(dropped - plain)) > 1e-3
-
-
-def test_initial_variables_carry_t5x_axis_names(model_and_params):
-  model, params = model_and_params
-  variables = model.get_initial_variables(
-    jax.random.key(0),
-    {'encoder_input_tokens': (1, 4), 'decoder_input_tokens': (1, 3)},
-  )
-  shapes = jax.tree.map(jnp.shape, params)
-  del shapes['exit_classifiers']
-  assert jax.tree.map(jnp.shape, variables['params']) == shapes
-  axes = variables['params_axes']['decoder']['layers_0']['self_attention']
-  assert axes['query']['kernel_axes'].names == ('embed', 'joined_kv')
-
-
-@pytest.mark.parametrize(
-  'name, measure',
-  [
-    ('softmax', softmax.SoftmaxTopTwoGap()),
-    ('softmax_maximum', softmax.SoftmaxMaximum()),
-    ('entropy', softmax.SoftmaxEntropy()),
-    ('state', saturation.HiddenStateSaturation()),
-    ('patience', patience.Patience()),
-    ('static', static.StaticExit()),
-    ('oracle', oracle.Oracle()),
-    ('top_k', top_k.TopKPropagation(k=64)),
-  ],
-)
-def test_gin_files_choose_measure_and_schedule(name, measure):
-  model = _model_of([name, 'decaying'], ['THRESHOLD_TEMPERATURE = 2.0'])
-  assert model.measure == measure
-  assert model.threshold_schedule == schedule.DecayingThreshold(2.0)
-  assert _model_of([]).threshold_schedule == schedule.ConstantThreshold()
-
-
-def test_gin_files_choose_exits_and_skipped_layers():
-  model = _model_of(['softmax', 'exits', 't5x_release'], ['MIN_EXIT = 3'])
-  assert model.exit_layers == schedule.ExitLayers(min_exit=3)
-  assert model.skipped_layers == skipped_layers.FirstExitState()
-  model = _model_of(['top_k'], ['TOP_K = [32, 8]'])
-  assert model.measure == top_k.TopKPropagation(k=(32, 8))
-  model = _model_of(
-    ['screened'], ['TOP_K = [8]', 'RANK = 32', 'CANDIDATES = 9']
-  )
-  assert model.measure == screening.ScreenedTopK(8, rank=32, num_candidates=9)
-
-
-def _model_of(names, bindings=()):
-  config = network.T5Config(vocab_size=64)
-  try:
-    gin_setup.parse([f'gin/early_exit/{x}.gin' for x in names], list(bindings))
-    return models.EncoderDecoderModel(
-      network.Transformer(config), rows_per_pack=()
-    )
-  finally:
-    gin.clear_config()
 
 
 def _decode_batch(rows=3):
@@ -191,21 +92,23 @@ def test_several_decodes_come_from_the_worst_to_the_best(model_and_params):
     'decode_fn': sampling.Sampler(temperature=2.0),
   }
   batch, rng = _decode_batch(), jax.random.key(3)
-  tokens, aux = model.predict_batch_with_aux(
+  tokens, aux = predictor.Predictor(model).predict_batch_with_aux(
     params, batch, rng, return_all_decodes=True, **options
   )
   assert tokens.shape == (3, 4, 6) and aux['exits'].shape == (3, 4, 6)
   assert (np.diff(aux['scores'], axis=1) >= 0).all()
   assert len({tuple(x) for x in np.asarray(tokens[0]).tolist()}) > 1
-  best, best_aux = model.predict_batch_with_aux(params, batch, rng, **options)
+  best, best_aux = predictor.Predictor(model).predict_batch_with_aux(
+    params, batch, rng, **options
+  )
   np.testing.assert_array_equal(best, tokens[:, -1])
   np.testing.assert_array_equal(best_aux['scores'], aux['scores'][:, -1])
 
 
 def test_arguments_have_t5x_names_and_order():
-  # Of t5x.models.EncoderDecoderModel.predict_batch_with_aux.
+  # Of t5x.model.EncoderDecoderModel.predict_batch_with_aux.
   parameters = inspect.signature(
-    models.EncoderDecoderModel.predict_batch_with_aux
+    predictor.Predictor.predict_batch_with_aux
   ).parameters.values()
   assert [x.name for x in parameters if x.kind != x.KEYWORD_ONLY] == [
     'self', 'params', 'batch', 'rng', 'decoder_params', 'return_all_decodes',
@@ -218,7 +121,7 @@ def test_more_decodes_keep_the_first_ones(two_layers):
   sampler = sampling.Sampler(temperature=2.0)
 
   def drawn(num_decodes):
-    tokens, _ = model.predict_batch_with_aux(
+    tokens, _ = predictor.Predictor(model).predict_batch_with_aux(
       params, _decode_batch(2), jax.random.key(3), None, True, num_decodes,
       decode_fn=sampler,
     )  # fmt: skip
@@ -226,17 +129,12 @@ def test_more_decodes_keep_the_first_ones(two_layers):
 
   two, four = drawn(2), drawn(4)
   assert all(a <= b and len(b) > 2 for a, b in zip(two, four, strict=True))
-  seeds = decode_fns.row_seeds(jax.random.key(3), 3, 4)
-  np.testing.assert_array_equal(
-    seeds[:2, :3], decode_fns.row_seeds(jax.random.key(3), 2, 3)
-  )
-  assert len(set(np.asarray(seeds).ravel().tolist())) == 12
 
 
-def test_a_model_searches_with_beams_as_its_decode_fn(two_layers):
+def test_a_predictor_searches_with_beams_as_its_decode_fn(two_layers):
   model, params = two_layers
-  searching = models.EncoderDecoderModel(
-    model.module,
+  searching = predictor.Predictor(
+    model,
     decode_fn=beam_search.BeamSearch(),
     default_decoder_params=decode_fns.DecoderParams(num_decodes=3),
   )
@@ -245,12 +143,8 @@ def test_a_model_searches_with_beams_as_its_decode_fn(two_layers):
   tokens, aux = searching.predict_batch_with_aux(
     params, batch, None, {'alpha': 0.3, 'max_decode_len': 5}, True
   )
-  expected = model.beam_search(
-    params,
-    batch['encoder_input_tokens'],
-    num_beams=3,
-    max_decode_length=5,
-    alpha=0.3,
+  expected = tiny_t5.search(
+    model, params, batch['encoder_input_tokens'], 3, 0.3, max_decode_length=5
   )
   np.testing.assert_array_equal(tokens, expected[0])
   np.testing.assert_array_equal(aux['scores'], expected[1])
@@ -265,16 +159,21 @@ def test_decoder_params_are_those_of_the_call(two_layers):
   model, params = two_layers
   batch, rng = _decode_batch(), jax.random.key(5)
   given = {'topk': 4, 'temperature': 2.0, 'decode_rng': rng}
-  by_params = model.predict_batch(params, batch, decoder_params=given)
+  by_params = predictor.Predictor(model).predict_batch(
+    params, batch, decoder_params=given
+  )
   assert set(given) == {'topk', 'temperature', 'decode_rng'}  # Not changed.
-  by_object = model.predict_batch(
+  by_object = predictor.Predictor(model).predict_batch(
     params, batch, rng, decode_fn=sampling.Sampler(2.0, 4)
   )
   np.testing.assert_array_equal(by_params, by_object)
-  greedy = model.predict_batch(params, batch)
+  greedy = predictor.Predictor(model).predict_batch(params, batch)
   assert (np.asarray(by_params) != np.asarray(greedy)).any()
   np.testing.assert_array_equal(
-    model.predict_batch(params, batch, decoder_params={'topk': 1}), greedy
+    predictor.Predictor(model).predict_batch(
+      params, batch, decoder_params={'topk': 1}
+    ),
+    greedy,
   )
 
 
@@ -283,9 +182,11 @@ def test_steps_are_counted_after_the_prompt(two_layers):
   prompt = np.zeros((3, 6), np.int32)
   prompt[0, 1:3], prompt[1, 1] = [5, 6], 7
   batch = {**_decode_batch(), 'decoder_input_tokens': prompt}
-  free = model.predict_batch(params, batch, prompt_with_targets=True)
+  free = predictor.Predictor(model).predict_batch(
+    params, batch, prompt_with_targets=True
+  )
   predict = jax.jit(
-    lambda steps, eos_id: model.predict_batch_with_aux(
+    lambda steps, eos_id: predictor.Predictor(model).predict_batch_with_aux(
       params,
       batch,
       decoder_params={'max_decode_steps': steps, 'eos_id': eos_id},
@@ -354,31 +255,24 @@ def test_steps_are_counted_after_the_prompt(two_layers):
 def test_impossible_calls_are_refused(options, said, two_layers):
   model, params = two_layers
   with pytest.raises(errors.ConfigError, match=said):
-    model.predict_batch_with_aux(params, _decode_batch(), **options)
-
-
-def test_gin_files_choose_the_decode_fn():
-  model = _model_of(
-    ['softmax'],
-    [
-      'models.EncoderDecoderModel.decode_fn = @beam_search.BeamSearch()',
-      'beam_search.BeamSearch.alpha = 0.2',
-    ],
-  )
-  assert model.decode_fn == beam_search.BeamSearch(0.2)
+    predictor.Predictor(model).predict_batch_with_aux(
+      params, _decode_batch(), **options
+    )
 
 
 def test_a_prompt_of_its_own_output_changes_nothing(model_and_params):
   model, params = model_and_params
   batch = _decode_batch()
-  free, _ = model.predict_batch_with_aux(params, batch)
+  free, _ = predictor.Predictor(model).predict_batch_with_aux(params, batch)
   prompt = np.zeros((3, 6), np.int32)
   prompt[:, 1:3] = free[:, :2]  # After the start symbol.
-  tokens, aux = model.predict_batch_with_aux(
+  tokens, aux = predictor.Predictor(model).predict_batch_with_aux(
     params,
     {**batch, 'decoder_input_tokens': prompt},
     prompt_with_targets=True,
   )
-  assert (np.asarray(free)[:, :2] > models.EOS_ID).all(), 'choose other sources'
+  assert (np.asarray(free)[:, :2] > request_lib.EOS_ID).all(), (
+    'choose other sources'
+  )
   np.testing.assert_array_equal(tokens, free)
   assert (np.asarray(aux['exits'])[:, :2] == -1).all()
