@@ -145,6 +145,7 @@ class EncoderDecoderModel:
     Returns:
       The generated rows, [sources] or [sources * rows] of them.
     """
+    request = request.map_rows(jnp.asarray)
     if request.has_beams:
       return beams.search(
         layer_loop.EarlyExitDecoder(params, self.config, static.StaticExit()),
