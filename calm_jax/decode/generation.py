@@ -23,7 +23,7 @@ import numpy as np
 from calm_jax import errors
 from calm_jax.checkpoints import bundle, shipped
 from calm_jax.data import text_rows, vocabulary
-from calm_jax.decode import beam_search, lengths, token_generator
+from calm_jax.decode import beam_search, decode_fns, lengths, token_generator
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
 from calm_jax.display import generations
@@ -144,7 +144,7 @@ class TextGenerator(token_generator.TokenGenerator):
     request = self.text_request(
       texts,
       threshold=threshold,
-      decode_fn=sampler,
+      decode_fn=sampler or decode_fns.Greedy(),
       seed=seed,
       prompts=prompts,
       eos_id=eos_id,
@@ -175,7 +175,9 @@ class TextGenerator(token_generator.TokenGenerator):
     Raises:
       ConfigError: several draws without a sampler; as `generate`.
     """
-    request = self.text_request(texts, num_decodes, decode_fn=sampler, **asked)
+    request = self.text_request(
+      texts, num_decodes, decode_fn=sampler or decode_fns.Greedy(), **asked
+    )
     return self.answer(request, batch_size)
 
   def beam_search(
@@ -215,7 +217,7 @@ class TextGenerator(token_generator.TokenGenerator):
     num_decodes: int = 1,
     *,
     threshold: float = 1.0,
-    decode_fn: request_lib.DecodeFn = None,
+    decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
     seed: int = 0,
     prompts: Sequence[str] | None = None,
     eos_id: int = request_lib.EOS_ID,
@@ -225,7 +227,7 @@ class TextGenerator(token_generator.TokenGenerator):
 
     Args:
       num_decodes: outputs per text: draws, or the beams of a search.
-      decode_fn: a sampler or a beam search; the most probable tokens if None.
+      decode_fn: how tokens are chosen.
       texts, threshold, seed, prompts, eos_id, max_decode_length: as for
         `generate`.
 

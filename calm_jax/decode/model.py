@@ -22,7 +22,6 @@ from calm_jax.early_exit.engine import (
   confidence,
   layer_loop,
   packing,
-  sampling,
   schedule,
   skipped_layers,
 )
@@ -109,8 +108,7 @@ class EncoderDecoderModel:
       max_decode_length=max_decode_length,
       **asked,
     )
-    draws = isinstance(made.decode_fn, sampling.Sampler)
-    if draws and isinstance(self.measure, oracle.Oracle):
+    if made.sampler and isinstance(self.measure, oracle.Oracle):
       raise errors.ConfigError(
         'The oracle compares best tokens, so it cannot draw them; choose'
         ' another measure for a sampler.'
@@ -225,7 +223,7 @@ class EncoderDecoderModel:
       self.measure,
       exit_layers=self.exit_layers,
       skipped_layers=self.skipped_layers,
-      sampler=request.decode_fn,
+      sampler=request.sampler,
       **prepared,
       trace=request.trace,
       rows_per_pack=self.rows_per_pack,

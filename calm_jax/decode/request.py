@@ -18,14 +18,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from calm_jax import errors
-from calm_jax.decode import beam_search
+from calm_jax.decode import beam_search, decode_fns
 from calm_jax.decode import prompts as prompts_lib
 from calm_jax.early_exit.engine import sampling
 
 EOS_ID = 1
-
-# How tokens are chosen; None for the most probable one.
-DecodeFn = sampling.Sampler | beam_search.BeamSearch | None
 
 
 @struct.dataclass
@@ -56,7 +53,7 @@ class DecodeRequest:
   eos_id: int | Int[Array, '']
   max_decode_steps: Int[Array, ' sources'] | None
   max_decode_length: int = struct.field(pytree_node=False)
-  decode_fn: DecodeFn = struct.field(pytree_node=False)
+  decode_fn: decode_fns.DecodeFn = struct.field(pytree_node=False)
   trace: bool = struct.field(pytree_node=False)
 
   @property
@@ -70,6 +67,10 @@ class DecodeRequest:
   @property
   def num_rows(self) -> int:
     return self.num_sources * self.rows_per_source
+
+  @property
+  def sampler(self) -> sampling.Sampler | None:
+    return self.decode_fn if self.seeds is not None else None
 
   @property
   def has_beams(self) -> bool:
@@ -107,7 +108,7 @@ def make(
   prompts: Any = None,
   eos_id: int | jax.Array = EOS_ID,
   max_decode_steps: int | jax.Array | None = None,
-  decode_fn: DecodeFn = None,
+  decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
   trace: bool = False,
 ) -> DecodeRequest:
   """A request whose parts belong together; values that are traced pass.
@@ -184,14 +185,14 @@ def check_thresholds(thresholds: float | np.ndarray | jax.Array) -> None:
     )
 
 
-def check_num_decodes(num_decodes: int, decode_fn: DecodeFn) -> None:
+def check_num_decodes(num_decodes: int, decode_fn: decode_fns.DecodeFn) -> None:
   """Raises ConfigError for no outputs, or several that would be the same."""
   if type(num_decodes) is not int or num_decodes < 1:
     raise errors.ConfigError(
       'The number of outputs or beams per source must be an integer of at least'
       f' 1, got {num_decodes!r}.'
     )
-  if num_decodes > 1 and decode_fn is None:
+  if num_decodes > 1 and isinstance(decode_fn, decode_fns.Greedy):
     raise errors.ConfigError(
       'More than one output per source needs a sampler, such as a temperature,'
       f' or a beam search, got {num_decodes}: greedy outputs are all the same.'
@@ -244,8 +245,7 @@ def _check_decode_fn(decode_fn, thresholds, seeds, trace) -> None:
   if isinstance(decode_fn, sampling.Sampler) != (seeds is not None):
     raise errors.ConfigError(
       'A sampler needs a seed for every row, and nothing else takes seeds; got'
-      f' {"no" if seeds is None else "some"} seeds for'
-      f' {decode_fn or "greedy decoding"}.'
+      f' {"no" if seeds is None else "some"} seeds for {decode_fn}.'
     )
   if not isinstance(decode_fn, beam_search.BeamSearch):
     return

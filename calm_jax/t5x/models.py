@@ -20,11 +20,12 @@ from flax import core, traverse_util
 from flax.linen import partitioning as nn_partitioning
 
 from calm_jax import errors
+from calm_jax.decode import decode_fns
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.measures import classifiers
 from calm_jax.t5 import cross_entropy
-from calm_jax.t5x import decode_fns, predictor
+from calm_jax.t5x import decoder_params, predictor
 from calm_jax.training import classifier_step, losses, step
 
 Objective = step.LayerWeightedObjective | classifier_step.ClassifierObjective
@@ -60,8 +61,8 @@ class T5XModel(predictor.Predictor):
     threshold: float = 1.0,
     loss_normalizing_factor: float | str | None = None,
     decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
-    default_decoder_params: decode_fns.DecoderParams = (
-      decode_fns.DecoderParams()  # noqa: B008
+    default_decoder_params: decoder_params.DecoderParams = (
+      decoder_params.DecoderParams()  # noqa: B008
     ),
   ):
     super().__init__(

@@ -1,6 +1,6 @@
 """T5X's `predict_batch`: batches of features in, decodes out.
 
-batch, decoder_params --decode_fns--> DecodeRequest --model--> decodes
+batch, decoder_params --settle--> DecodeRequest --model--> decodes
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax.decode import decode_fns, outputs
 from calm_jax.decode import model as model_lib
-from calm_jax.decode import outputs
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
-from calm_jax.t5x import decode_fns
+from calm_jax.t5x import decoder_params as decoder_params_lib
 
 
 class Predictor:
@@ -37,8 +37,8 @@ class Predictor:
     *,
     threshold: float = 1.0,
     decode_fn: decode_fns.DecodeFn = decode_fns.Greedy(),  # noqa: B008
-    default_decoder_params: decode_fns.DecoderParams = (
-      decode_fns.DecoderParams()  # noqa: B008
+    default_decoder_params: decoder_params_lib.DecoderParams = (
+      decoder_params_lib.DecoderParams()  # noqa: B008
     ),
     eos_id: int = request_lib.EOS_ID,
   ):
@@ -85,7 +85,7 @@ class Predictor:
         depend on it, on the row's index and on the decode's
         (`request.row_seeds`).
       decoder_params: T5X's parameters of a decode_fn for this call, as
-        `decode_fns.settle` lists them.
+        `decoder_params.settle` lists them.
       return_all_decodes: all of them, from the worst to the best by their
         scores as in T5X, instead of the best one; the default if None.
       num_decodes: outputs per source, the number of beams for a beam search;
@@ -110,30 +110,27 @@ class Predictor:
       return_all_decodes = defaults.return_all_decodes
     if num_decodes is None:
       num_decodes = defaults.num_decodes
-    call = decode_fns.settle(
+    call = decoder_params_lib.settle(
       decode_fn or self.decode_fn,
       decoder_params,
       rng=rng,
       max_decode_length=max_decode_length,
       default_eos_id=self.eos_id,
     )
-    chosen = call.decode_fn
-    if isinstance(chosen, decode_fns.Greedy):
-      chosen = None
-    request_lib.check_num_decodes(num_decodes, chosen)
+    request_lib.check_num_decodes(num_decodes, call.decode_fn)
     source, inputs = (
       batch['encoder_input_tokens'],
       batch['decoder_input_tokens'],
     )
     shape = (source.shape[0], num_decodes)
-    draws = isinstance(chosen, sampling.Sampler)
+    draws = isinstance(call.decode_fn, sampling.Sampler)
     request = self.model.request(
       source,
       _of_shape(self.threshold if threshold is None else threshold, shape),
       seeds=request_lib.row_seeds(call.rng, *shape) if draws else None,
       # Without the start symbol; the model itself decides where to end.
       prompts=inputs[:, 1:] if prompt_with_targets else None,
-      decode_fn=chosen,
+      decode_fn=call.decode_fn,
       eos_id=call.eos_id,
       max_decode_length=call.max_decode_length or inputs.shape[1],
       max_decode_steps=call.max_decode_steps,

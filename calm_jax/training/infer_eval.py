@@ -18,8 +18,8 @@ import numpy as np
 
 from calm_jax import errors
 from calm_jax.data import arrays, seqio_tasks
+from calm_jax.decode import decode_fns, outputs
 from calm_jax.decode import model as model_lib
-from calm_jax.decode import outputs
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
 from calm_jax.parallel import partitioning
@@ -45,7 +45,7 @@ class InferEvaluation:
     batch_size: examples decoded side by side.
     num_examples: the first ones of each task; None for all of them.
     threshold: of the exits; 1 is the full model.
-    decode_fn: a sampler or a beam search; the most probable tokens if None.
+    decode_fn: how tokens are chosen.
     num_decodes: draws or beams per example, of which the best one counts.
     write_n_results: examples written at every evaluation; None for all of them.
 
@@ -61,7 +61,7 @@ class InferEvaluation:
   batch_size: int = 32
   num_examples: int | None = None
   threshold: float = 1.0
-  decode_fn: request_lib.DecodeFn = None
+  decode_fn: decode_fns.DecodeFn = decode_fns.Greedy()
   num_decodes: int = 1
   write_n_results: int | None = None
 

@@ -31,8 +31,7 @@ def _both(measure, batch_size, sampler=None):
     # Outputs of many lengths.
     output_length=lengths.ProportionalLength(ratio=2.0),
   )
-  seeds = None if sampler is None else SEEDS
-  drawing = {'decode_fn': sampler, 'seeds': seeds}
+  drawing = {'decode_fn': sampler, 'seeds': SEEDS} if sampler else {}
   generate = jax.jit(
     functools.partial(
       tiny_t5.generate, model, max_decode_length=LENGTH, **drawing

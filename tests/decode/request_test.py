@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.decode import beam_search
+from calm_jax.decode import beam_search, decode_fns
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
 
@@ -141,7 +141,7 @@ def test_a_request_is_the_same_after_a_compiled_program():
 @pytest.mark.parametrize('num_decodes, said', [(0, 'at least'), (2, 'sampler')])
 def test_outputs_that_would_be_none_or_the_same(num_decodes, said):
   with pytest.raises(errors.ConfigError, match=said):
-    request_lib.check_num_decodes(num_decodes, None)
+    request_lib.check_num_decodes(num_decodes, decode_fns.Greedy())
   request_lib.check_num_decodes(2, beam_search.BeamSearch())
 
 

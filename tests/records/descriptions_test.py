@@ -15,7 +15,6 @@ import calm_jax.decode
 import calm_jax.early_exit.engine
 import calm_jax.early_exit.measures
 from calm_jax import errors
-from calm_jax.decode import decode_fns
 from calm_jax.early_exit.engine import confidence, sampling, schedule
 from calm_jax.early_exit.measures import (
   classifier_confidence,
@@ -28,9 +27,8 @@ from calm_jax.evaluation import measure_costs
 from calm_jax.records import descriptions, kinds
 from calm_jax.t5 import network
 
-# Choices that no description has: exits are listed one by one, and T5X's
-# parameters belong to its interface.
-ELSEWHERE = {schedule.ExitLayers, decode_fns.DecoderParams}
+# No description has it: exits are listed one by one.
+ELSEWHERE = {schedule.ExitLayers}
 
 
 def _modules(package):

@@ -13,7 +13,7 @@ from calm_jax.decode import beam_search
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
 from calm_jax.early_exit.measures import softmax
-from calm_jax.t5x import decode_fns, predictor
+from calm_jax.t5x import decoder_params, predictor
 
 
 @pytest.fixture(scope='module')
@@ -136,7 +136,7 @@ def test_a_predictor_searches_with_beams_as_its_decode_fn(two_layers):
   searching = predictor.Predictor(
     model,
     decode_fn=beam_search.BeamSearch(),
-    default_decoder_params=decode_fns.DecoderParams(num_decodes=3),
+    default_decoder_params=decoder_params.DecoderParams(num_decodes=3),
   )
   batch = _decode_batch()
   batch['encoder_input_tokens'][2] = 0

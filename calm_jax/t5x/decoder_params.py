@@ -1,4 +1,4 @@
-"""How `predict_batch` decodes: T5X's decode_fn and decoder_params as objects.
+"""T5X's decoder_params: what one call of `predict_batch` changes.
 
     decode_fn, decoder_params, rng --settle--> DecodeCall --predictor--> decodes
 
@@ -17,17 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax import errors
-from calm_jax.decode import beam_search
+from calm_jax.decode import beam_search, decode_fns
 from calm_jax.early_exit.engine import sampling
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Greedy:
-  """The most probable token of the layer where it leaves."""
-
-
-DecodeFn = Greedy | sampling.Sampler | beam_search.BeamSearch
 
 
 @gin.configurable
@@ -56,7 +47,7 @@ class DecodeCall:
     max_decode_steps: most tokens after the prompt, or None.
   """
 
-  decode_fn: DecodeFn
+  decode_fn: decode_fns.DecodeFn
   eos_id: Any
   rng: jax.Array
   max_decode_length: int | None
@@ -75,7 +66,7 @@ _COMMON = ('decode_rng', 'eos_id', 'max_decode_len')
 
 
 def settle(
-  decode_fn: DecodeFn,
+  decode_fn: decode_fns.DecodeFn,
   decoder_params: Mapping[str, Any] | None,
   *,
   rng: jax.Array | None,
@@ -138,7 +129,7 @@ def _only_one(argument, given, name, argument_name):
   return value if argument is None else argument
 
 
-def _with_knobs(decode_fn, given) -> DecodeFn:
+def _with_knobs(decode_fn, given) -> decode_fns.DecodeFn:
   if 'alpha' in given:
     return dataclasses.replace(decode_fn, alpha=given['alpha'])
   knobs = {
