@@ -9,9 +9,12 @@ import re
 # A module, what is in it or a parameter of that, without `calm_jax.`; the
 # longest that fits decides. Both have as many parts after the module's name.
 MOVED = {
+  'beam_search': 'decode.beam_search',
   'checkpoints.t5x_adafactor': 't5x.adafactor',
   'consistency_losses': 'training.consistency_losses',
-  'decoding': 'decode.decoding',
+  'decode_fns': 'decode.decode_fns',
+  'decode_fns.DecoderParams': 't5x.decoder_params.DecoderParams',
+  'decoding': 'decode.lengths',
   'early_exit.classifier_confidence': (
     'early_exit.measures.classifier_confidence'
   ),
@@ -41,9 +44,13 @@ MOVED = {
   'early_exit.screening': 'early_exit.measures.screening',
   'early_exit.top_k': 'early_exit.measures.top_k',
   'losses': 'training.losses',
-  'models': 'decode.models',
+  'models': 'decode.model',
+  'models.EncoderDecoderModel.decode_fn': 't5x.models.T5XModel.decode_fn',
+  'models.EncoderDecoderModel.default_decoder_params': (
+    't5x.models.T5XModel.default_decoder_params'
+  ),
   'models.EncoderDecoderModel.propagation': (
-    'decode.models.EncoderDecoderModel.skipped_layers'
+    'decode.model.EncoderDecoderModel.skipped_layers'
   ),
   'optimizers': 'training.optimizers',
   'partitioning': 'parallel.partitioning',
