@@ -104,6 +104,8 @@ class AllowedImports:
       return
     root, *attributes = name.split('.')
     if root not in modules:
+      if root == 'gin' and len(attributes) > 1:  # Into gin.macro's inside.
+        raise self._refused(location, f'reaches {name}')
       return  # A macro, gin's own, or unknown: gin says so.
     for found in _resolved(modules[root], attributes):
       home = _module_of(found)

@@ -41,6 +41,7 @@ ATTACKS = {
   'dunder': (
     'from calm_jax.training import loop\nX = @loop.train.__globals__()\n'
   ),
+  'gin itself': 'X = @gin.macro.__globals__.clear()\n',
   'a name that begins alike': 'import jsonish\n',
 }
 
