@@ -22,8 +22,6 @@ calibrations only. docs/calibration.md says which when."""
 
 P_VALUE = settings.Setting(
   'p_value',
-  'P_VALUE',
-  str,
   None,
   'bound on the expected loss; without it hoeffding_bentkus where it holds,'
   ' else betting',
@@ -31,8 +29,6 @@ P_VALUE = settings.Setting(
 )
 PROCEDURE = settings.Setting(
   'procedure',
-  'PROCEDURE',
-  str,
   'fixed_sequence',
   'how many thresholds share one failure probability',
   objects=True,
@@ -40,45 +36,30 @@ PROCEDURE = settings.Setting(
 SETTINGS = (
   settings.Setting(
     'dump_dir',
-    'DUMP_OUTPUT_DIR',
-    str,
     settings.REQUIRED,
     'dump of the calibration split, as calm dump wrote it',
+    macro='DUMP_OUTPUT_DIR',
   ),
   settings.Setting(
-    'output',
-    'CALIBRATION_FILE',
-    str,
-    settings.REQUIRED,
-    'JSON file to write',
+    'output', settings.REQUIRED, 'JSON file to write', macro='CALIBRATION_FILE'
   ),
   settings.Setting(
     'tolerance',
-    'TOLERANCE',
-    float,
     0.1,
     'greatest expected loss, in (0, 1); delta in CALM, alpha in'
     ' Learn-then-Test',
   ),
   settings.Setting(
-    'failure_prob',
-    'FAILURE_PROB',
-    float,
-    0.05,
-    'in (0, 1); epsilon in CALM, delta in Learn-then-Test',
+    'failure_prob', 0.05, 'in (0, 1); epsilon in CALM, delta in Learn-then-Test'
   ),
   settings.Setting(
     'consistency',
-    'CONSISTENCY',
-    str,
     'textual',
     'textual: loss against the full output; risk: against references, each'
     ' example clipped at 0; risk_difference: the same, rewarding improvements',
   ),
   settings.Setting(
     'metric',
-    'METRIC',
-    str,
     None,
     'metric that the loss is made of: a name, or package.module:function of'
     " your own; without it, the dump's task's",

@@ -21,38 +21,22 @@ other text for loss, quality, layers and speed, and writes a report."""
 
 SETTINGS = (
   settings.Setting(
-    'output_dir', 'DEMO_OUTPUT_DIR', str, 'runs/demo', 'folder of all outputs'
+    'output_dir', 'runs/demo', 'folder of all outputs', macro='DEMO_OUTPUT_DIR'
   ),
   loading.MODEL,
   loading.TASK,
   settings.Setting(
     'calibration_examples',
-    'CALIBRATION_EXAMPLES',
-    int,
     1000,
     'texts that the threshold is calibrated on',
     minimum=1,
   ),
   settings.Setting(
-    'test_examples',
-    'TEST_EXAMPLES',
-    int,
-    300,
-    'texts that it is tested on',
-    minimum=1,
+    'test_examples', 300, 'texts that it is tested on', minimum=1
   ),
-  settings.Setting(
-    'timed_examples',
-    'TIMED_EXAMPLES',
-    int,
-    50,
-    'texts that are timed',
-    minimum=1,
-  ),
-  settings.Setting(
-    'tolerance', 'TOLERANCE', float, 0.1, 'greatest expected loss, in (0, 1)'
-  ),
-  settings.Setting('failure_prob', 'FAILURE_PROB', float, 0.05, 'in (0, 1)'),
+  settings.Setting('timed_examples', 50, 'texts that are timed', minimum=1),
+  settings.Setting('tolerance', 0.1, 'greatest expected loss, in (0, 1)'),
+  settings.Setting('failure_prob', 0.05, 'in (0, 1)'),
 )
 
 

@@ -22,13 +22,9 @@ Each line is ok, a note (only some need it) or wrong, with what to do. Exit code
 TensorFlow is imported."""
 
 SETTINGS = (
-  settings.Setting(
-    'model_dir', 'MODEL_DIR', str, None, 'folder of a run, to be tried out'
-  ),
+  settings.Setting('model_dir', None, 'folder of a run, to be tried out'),
   settings.Setting(
     'tfds_data_dir',
-    'TFDS_DATA_DIR',
-    str,
     None,
     "where TFDS keeps data; without it $TFDS_DATA_DIR, or TFDS' own folder",
   ),

@@ -28,33 +28,27 @@ until one of them fails its test: lower ones could not be certified any more."""
 SETTINGS = (
   settings.Setting(
     'output_dir',
-    'DUMP_OUTPUT_DIR',
-    str,
     settings.REQUIRED,
     'folder of the dump',
+    macro='DUMP_OUTPUT_DIR',
   ),
   loading.MODEL,
   loading.TASK,
   settings.Setting(
     'split',
-    'SPLIT',
-    str,
     'calibration',
     'train, validation, calibration or test; several, as calibration,test, are'
     ' dumped into folders of their names below output_dir',
   ),
   settings.Setting(
     'max_examples',
-    'MAX_EXAMPLES',
-    int,
     None,
     'the first examples only, which are a random sample; all without it',
+    kind=int,
     minimum=1,
   ),
   settings.Setting(
     'thresholds',
-    'THRESHOLDS',
-    str,
     None,
     'such as 1,0.9,0.5: descending, starting with 1, the full model; without'
     ' it, from 1 to 0, finer near 1',
@@ -62,38 +56,26 @@ SETTINGS = (
   ),
   settings.Setting(
     'examples_per_shard',
-    'EXAMPLES_PER_SHARD',
-    int,
     None,
     'an interruption costs at most the work on so many; without it, 64',
+    kind=int,
     minimum=1,
   ),
   settings.Setting(
     'stop_tolerance',
-    'STOP_TOLERANCE',
-    float,
     None,
     'leave out thresholds below the first that is not certified for this'
     ' tolerance by fixed sequence testing; without it, all are decoded',
+    kind=float,
   ),
   settings.Setting(
-    'stop_failure_prob',
-    'STOP_FAILURE_PROB',
-    float,
-    0.05,
-    'failure probability of that test',
+    'stop_failure_prob', 0.05, 'failure probability of that test'
   ),
   settings.Setting(
-    'stop_consistency',
-    'STOP_CONSISTENCY',
-    str,
-    'textual',
-    'loss of that test: textual or risk',
+    'stop_consistency', 'textual', 'loss of that test: textual or risk'
   ),
   settings.Setting(
     'stop_thresholds_per_pass',
-    'STOP_THRESHOLDS_PER_PASS',
-    int,
     4,
     'thresholds decoded before each test',
     minimum=1,

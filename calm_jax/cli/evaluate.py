@@ -18,59 +18,39 @@ and of the calibrated model is measured here, in one run."""
 SETTINGS = (
   settings.Setting(
     'dump_dir',
-    'DUMP_OUTPUT_DIR',
-    str,
     settings.REQUIRED,
     'dump of the test split, as calm dump wrote it',
+    macro='DUMP_OUTPUT_DIR',
     reads=(loading.TASK.macro,),
   ),
   settings.CALIBRATION,
   settings.Setting(
-    'output',
-    'EVALUATION_FILE',
-    str,
-    settings.REQUIRED,
-    'JSON file to write',
+    'output', settings.REQUIRED, 'JSON file to write', macro='EVALUATION_FILE'
   ),
   loading.MODEL,
   settings.Setting(
     'calibration_dump_dir',
-    'CALIBRATION_DUMP_DIR',
-    str,
     None,
     'proves, by example ids, that no test example was used to calibrate',
   ),
   settings.Setting(
     'metric',
-    'METRIC',
-    str,
     None,
     'package.module:function, where the calibration is of a metric of your own:'
     ' it is imported only if you name it here too',
   ),
   settings.Setting(
     'batch_size',
-    'TIMED_BATCH_SIZE',  # BATCH_SIZE is the training's.
-    int,
     1,
     'texts decoded together when timed',
+    macro='TIMED_BATCH_SIZE',  # BATCH_SIZE is the training's.
     minimum=1,
   ),
   settings.Setting(
-    'timed_examples',
-    'TIMED_EXAMPLES',
-    int,
-    50,
-    'texts that are timed, a random sample',
-    minimum=1,
+    'timed_examples', 50, 'texts that are timed, a random sample', minimum=1
   ),
   settings.Setting(
-    'timed_repeats',
-    'TIMED_REPEATS',
-    int,
-    5,
-    'times that each is run; the median counts',
-    minimum=1,
+    'timed_repeats', 5, 'times that each is run; the median counts', minimum=1
   ),
 )
 

@@ -24,35 +24,28 @@ FORMATS = ('calm', 'huggingface')
 SETTINGS = (
   settings.Setting(
     'output_dir',
-    'EXPORT_OUTPUT_DIR',
-    str,
     settings.REQUIRED,
     'folder of the model',
+    macro='EXPORT_OUTPUT_DIR',
   ),
   settings.Setting(
     'format',
-    'EXPORT_FORMAT',
-    str,
     FORMATS[0],
     'calm: a folder that every stage reads; huggingface: config.json and'
     ' model.safetensors of a T5 there',
+    macro='EXPORT_FORMAT',
   ),
   loading.MODEL,
   loading.TASK,
   settings.Setting(
-    'about',
-    'ABOUT',
-    str,
-    '',
-    'how it was trained, in words, kept in the folder',
+    'about', '', 'how it was trained, in words, kept in the folder'
   ),
   settings.Setting(
     'classifiers',
-    'EXPORTED_CLASSIFIERS',
-    str,
     None,
     'names of the exit classifiers that are kept, joined by commas; all without'
     ' it',
+    macro='EXPORTED_CLASSIFIERS',
   ),
 )
 

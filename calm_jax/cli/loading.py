@@ -20,19 +20,17 @@ _MOST_SHOWN = 3
 
 MODEL = settings.Setting(
   'model',
-  'CHECKPOINT_PATH',
-  str,
   None,
   'folder of a model, or with --gin_file a MODEL_DIR or checkpoint, of T5X or'
   ' Hugging Face too; without it, the model that ships with calm_jax',
+  macro='CHECKPOINT_PATH',
   reads=('MODEL', 'TASK_FEATURE_LENGTHS', 'VOCABULARY_PATH'),
 )
 TASK = settings.Setting(
   'task',
-  'MIXTURE_OR_TASK_NAME',
-  str,
   'docstring_restoration',
   'task whose text is read',
+  macro='MIXTURE_OR_TASK_NAME',
 )
 
 

@@ -16,27 +16,23 @@ shape of CALM's Table 2. docs/report.md says what each number is."""
 
 _EVALUATION = settings.Setting(
   'evaluation',
-  'EVALUATION_FILE',
-  str,
   settings.REQUIRED,
   'JSON file of calm evaluate',
+  macro='EVALUATION_FILE',
 )
 _CALIBRATION_DUMP = settings.Setting(
   'calibration_dump_dir',
-  'CALIBRATION_DUMP_DIR',
-  str,
   None,
   'dump that was calibrated on; the page says where it came from',
 )
 _TEST_DUMP = settings.Setting(
-  'dump_dir', 'DUMP_OUTPUT_DIR', str, None, 'dump of the test split, likewise'
+  'dump_dir', None, 'dump of the test split, likewise', macro='DUMP_OUTPUT_DIR'
 )
 _OUTPUT = settings.Setting(
   'output_dir',
-  'REPORT_OUTPUT_DIR',
-  str,
   settings.REQUIRED,
   'folder of the page and the figures',
+  macro='REPORT_OUTPUT_DIR',
 )
 SETTINGS = (
   settings.CALIBRATION,

@@ -20,11 +20,10 @@ def settings_of(default_threshold: float) -> tuple[settings.Setting, ...]:
   return (
     settings.Setting(
       'threshold',
-      'THRESHOLD',
-      float,
       None,
       'a token leaves at the first layer with this confidence; 1 is the full'
       f' model; {default_threshold:g} without a calibration',
+      kind=float,
     ),
     *_OTHERS,
   )
@@ -33,69 +32,61 @@ def settings_of(default_threshold: float) -> tuple[settings.Setting, ...]:
 _OTHERS = (
   settings.Setting(
     'calibration',
-    'CALIBRATION_FILE',
-    str,
     None,
     'JSON file of calm calibrate, whose threshold to use',
+    macro='CALIBRATION_FILE',
   ),
   settings.Setting(
     'temperature',
-    'TEMPERATURE',
-    float,
     None,
     'draw tokens, with their logits divided by it; without it, and without'
     ' --top_k and --top_p, the most probable token is taken',
+    kind=float,
   ),
   settings.Setting(
-    'top_k', 'SAMPLING_TOP_K', int, 0, 'draw from so many tokens; 0 for all'
+    'top_k', 0, 'draw from so many tokens; 0 for all', macro='SAMPLING_TOP_K'
   ),
   settings.Setting(
     'top_p',
-    'TOP_P',
-    float,
     0.0,
     'draw from the tokens that together are so probable; 0 for all',
   ),
   settings.Setting(
     'seed',
-    'SAMPLING_SEED',
-    int,
     None,
     'of the draws, from 0 to 2^32 - 1; 0 if absent',
+    kind=int,
+    macro='SAMPLING_SEED',
   ),
   settings.Setting(
     'num_decodes',
-    'NUM_DECODES',
-    int,
     1,
     'outputs per text; draws, or the best beams of --beam_size',
     minimum=1,
   ),
   settings.Setting(
     'beam_size',
-    'BEAM_SIZE',
-    int,
     None,
     'search with so many beams, with the full model, for the best output, or'
     ' the best --num_decodes of them',
+    kind=int,
     minimum=1,
   ),
   settings.Setting(
     'alpha',
-    'BEAM_ALPHA',
-    float,
     None,
     'exponent of the length penalty of --beam_size; 0 for none, 0.6 if absent',
+    kind=float,
+    macro='BEAM_ALPHA',
   ),
   settings.Setting(
     'max_decode_length',
-    'MAX_DECODE_LENGTH',
-    int,
     None,
     'longest output in tokens; as the model says if absent',
+    kind=int,
     minimum=1,
   ),
-  settings.Setting('prompt', 'PROMPT', str, None, 'how every output begins'),
+  settings.Setting('prompt', None, 'how every output begins'),
 )
 
 

@@ -21,10 +21,11 @@ class Setting:
 
   Attributes:
     name: of the flag, and the key in what `settle` returns.
-    macro: gin macro that sets it where the flag is absent.
-    kind: float, int or str.
     default: `REQUIRED` if there is none.
     help: one line.
+    kind: float, int or str; the default's, or str, if None is given.
+    macro: gin macro that sets it where the flag is absent; the name in capital
+      letters if '' is given.
     minimum: the least number allowed, if there is one.
     objects: whether the macro may be anything else, as @p_values.Bentkus(), of
       which the stage says what it takes.
@@ -32,13 +33,19 @@ class Setting:
   """
 
   name: str
-  macro: str
-  kind: type
   default: Any
   help: str
+  kind: type = None  # type: ignore[assignment]
+  macro: str = ''
   minimum: int | None = None
   objects: bool = False
   reads: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    is_number = isinstance(self.default, int | float)
+    kind = self.kind or (type(self.default) if is_number else str)
+    object.__setattr__(self, 'kind', kind)
+    object.__setattr__(self, 'macro', self.macro or self.name.upper())
 
   def check_minimum(self, value: Any) -> None:
     """Raises ConfigError where a value is less than the minimum."""
@@ -75,10 +82,9 @@ class Setting:
 # What evaluate and report both read.
 CALIBRATION = Setting(
   'calibration',
-  'CALIBRATION_FILE',
-  str,
   REQUIRED,
   'JSON file of calm calibrate',
+  macro='CALIBRATION_FILE',
 )
 
 

@@ -18,28 +18,16 @@ an interrupted study are kept and used by the next run of the same command."""
 
 SETTINGS = (
   settings.Setting(
-    'output_dir', 'STUDY_OUTPUT_DIR', str, settings.REQUIRED, 'folder'
+    'output_dir', settings.REQUIRED, 'folder', macro='STUDY_OUTPUT_DIR'
   ),
   loading.MODEL,
   loading.TASK,
+  settings.Setting('split', 'validation', 'whose texts are decoded'),
   settings.Setting(
-    'split', 'SPLIT', str, 'validation', 'whose texts are decoded'
+    'max_examples', 200, 'texts that are decoded at every threshold', minimum=1
   ),
   settings.Setting(
-    'max_examples',
-    'MAX_EXAMPLES',
-    int,
-    200,
-    'texts that are decoded at every threshold',
-    minimum=1,
-  ),
-  settings.Setting(
-    'timed_examples',
-    'TIMED_EXAMPLES',
-    int,
-    20,
-    'texts that are timed at every threshold',
-    minimum=1,
+    'timed_examples', 20, 'texts that are timed at every threshold', minimum=1
   ),
 )
 

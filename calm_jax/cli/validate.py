@@ -21,43 +21,31 @@ docs/validation.md says how to read them. Needs NumPy and SciPy only."""
 SETTINGS = (
   settings.Setting(
     'output_dir',
-    'VALIDATION_OUTPUT_DIR',
-    str,
     settings.REQUIRED,
     'folder of the tables and figures',
+    macro='VALIDATION_OUTPUT_DIR',
   ),
-  settings.Setting(
-    'num_splits', 'NUM_SPLITS', int, 50, 'random splits', minimum=1
-  ),
-  settings.Setting(
-    'test_share', 'TEST_SHARE', float, 0.2, 'of the texts, in (0, 1)'
-  ),
+  settings.Setting('num_splits', 50, 'random splits', minimum=1),
+  settings.Setting('test_share', 0.2, 'of the texts, in (0, 1)'),
   settings.Setting(
     'tolerances',
-    'TOLERANCES',
-    str,
     None,
     'such as 0.05,0.1,0.25: rising, joined by commas; delta in CALM, alpha in'
     ' Learn-then-Test; without it, 19 from 0.01 to 0.4',
   ),
   settings.Setting(
     'failure_prob',
-    'FAILURE_PROB',
-    float,
     0.05,
     'of the calibrated rule, in (0, 1); epsilon in CALM, delta in LTT',
   ),
   settings.Setting(
     'consistency',
-    'CONSISTENCIES',
-    str,
     'textual,risk',
     'losses, joined by commas: textual, risk or risk_difference',
+    macro='CONSISTENCIES',
   ),
   settings.Setting(
     'metric',
-    'METRIC',
-    str,
     None,
     "metric that the losses are made of; without it, each dump's task's",
   ),
@@ -65,29 +53,26 @@ SETTINGS = (
   calibrate.PROCEDURE,
   settings.Setting(
     'sizes',
-    'CALIBRATION_SIZES',
-    str,
     '25,50,100,200,400,800,1600,3200',
     'texts calibrated on, joined by commas, as far as there are so many',
+    macro='CALIBRATION_SIZES',
   ),
   settings.Setting(
     'groups',
-    'GROUPS_FILE',
-    str,
     None,
     'JSON object from example id to group, such as its package, for the shift;'
     ' without it, short and long inputs',
+    macro='GROUPS_FILE',
   ),
   settings.Setting(
     'vocabulary',
-    'VOCABULARY_PATH',
-    str,
     None,
     'SentencePiece model of the dumps, to read replayed tokens as text;'
     ' without it, the shipped one where it fits, else tokens are compared',
+    macro='VOCABULARY_PATH',
   ),
   settings.Setting(
-    'seed', 'VALIDATION_SEED', int, 0, 'of the random splits', minimum=0
+    'seed', 0, 'of the random splits', macro='VALIDATION_SEED', minimum=0
   ),
 )
 

@@ -4,11 +4,11 @@ from calm_jax import errors
 from calm_jax.cli import flags, settings
 
 SETTINGS = (
-  settings.Setting('dump_dir', 'DUMP_OUTPUT_DIR', str, settings.REQUIRED, 'a'),
-  settings.Setting('output', 'OUTPUT', str, settings.REQUIRED, 'b'),
-  settings.Setting('tolerance', 'TOLERANCE', float, 0.1, 'c, 50 % of it'),
-  settings.Setting('metric', 'METRIC', str, None, 'd'),
-  settings.Setting('count', 'COUNT', int, None, 'e', minimum=1),
+  settings.Setting('dump_dir', settings.REQUIRED, 'a', macro='DUMP_OUTPUT_DIR'),
+  settings.Setting('output', settings.REQUIRED, 'b'),
+  settings.Setting('tolerance', 0.1, 'c, 50 % of it'),
+  settings.Setting('metric', None, 'd'),
+  settings.Setting('count', None, 'e', kind=int, minimum=1),
 )
 
 
