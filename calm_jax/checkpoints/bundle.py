@@ -95,6 +95,9 @@ class _Network(json_records.Record):
   dropout_rate: float
   logits_via_embedding: bool
   float32_attention_logits: bool
+  # Later fields: folders written before them have T5's values.
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
 
 
 @dataclasses.dataclass(frozen=True)

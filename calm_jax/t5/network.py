@@ -42,6 +42,9 @@ class T5Config:
     logits_via_embedding: whether the token embedding is the output embedding
       too (its logits are then scaled by 1/sqrt(emb_dim)).
     float32_attention_logits: compute attention logits in float32.
+    relative_attention_num_buckets: position biases of each head. T5's 32 hold
+      distances up to 7 (decoder: 15) apart, and blur greater ones.
+    relative_attention_max_distance: from which on all share the last bucket.
 
   Raises:
     ConfigError: when made, if dtype is neither float32 nor bfloat16.
@@ -59,6 +62,8 @@ class T5Config:
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
 
   def __post_init__(self):
     if self.dtype not in _DTYPES:
@@ -85,6 +90,18 @@ def _attention(config: T5Config) -> attention.MultiHeadDotProductAttention:
     dtype=config.dtype,
     dropout_rate=config.dropout_rate,
     float32_logits=config.float32_attention_logits,
+  )
+
+
+def _position_biases(
+  config: T5Config, bidirectional: bool
+) -> layers.RelativePositionBiases:
+  return layers.RelativePositionBiases(
+    config.num_heads,
+    bidirectional,
+    config.dtype,
+    config.relative_attention_num_buckets,
+    config.relative_attention_max_distance,
   )
 
 
@@ -128,9 +145,7 @@ class Encoder(nn.Module):
 
   def setup(self):
     config = self.config
-    self.relpos_bias = layers.RelativePositionBiases(
-      config.num_heads, bidirectional=True, dtype=config.dtype
-    )
+    self.relpos_bias = _position_biases(config, bidirectional=True)
     self.layers = [
       EncoderLayer(config) for _ in range(config.num_encoder_layers)
     ]
@@ -268,9 +283,7 @@ class Decoder(nn.Module):
 
   def setup(self):
     config = self.config
-    self.relpos_bias = layers.RelativePositionBiases(
-      config.num_heads, bidirectional=False, dtype=config.dtype
-    )
+    self.relpos_bias = _position_biases(config, bidirectional=False)
     self.layers = [
       DecoderLayer(config) for _ in range(config.num_decoder_layers)
     ]

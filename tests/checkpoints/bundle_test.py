@@ -12,6 +12,7 @@ from calm_jax import errors
 from calm_jax.checkpoints import (
   bundle,
   digests,
+  finer_positions,
   from_huggingface,
   load,
   param_trees,
@@ -57,6 +58,28 @@ def test_is_read_back_rounded_to_float16(saved, tiny):
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, before[name].astype(np.float16))
     np.testing.assert_allclose(array, before[name], rtol=2**-11, atol=2**-24)
+
+
+def test_more_position_buckets_are_kept(tiny, vocabulary, tmp_path):
+  params, config = finer_positions.finer_positions(
+    tiny.params, tiny.config, 64, 96
+  )
+  bundle.save_bundle(tmp_path / 'b', params, config, INFO, vocabulary)
+  loaded = bundle.load_bundle(tmp_path / 'b')
+  assert loaded.config.relative_attention_num_buckets == 64
+  assert loaded.config.relative_attention_max_distance == 96
+
+
+def test_a_folder_from_before_position_buckets_has_t5_s(saved):
+  path = saved / bundle.CONFIG_FILE
+  fields = json.loads(path.read_text())
+  del fields['network']['relative_attention_num_buckets']
+  del fields['network']['relative_attention_max_distance']
+  del fields['record_sha256']
+  path.write_text(json.dumps(fields))
+  config = bundle.load_bundle(saved).config
+  assert config.relative_attention_num_buckets == 32
+  assert config.relative_attention_max_distance == 128
 
 
 def test_exit_classifiers_are_kept_beside_the_network(
@@ -203,7 +226,11 @@ def test_all_fields_of_the_configuration_are_kept(tiny, vocabulary, tmp_path):
       field: getattr(tiny.config, field)
       for field in network.T5Config.__dataclass_fields__
     }
-    | {'dropout_rate': 0.25, 'float32_attention_logits': True}
+    | {
+      'dropout_rate': 0.25,
+      'float32_attention_logits': True,
+      'relative_attention_max_distance': 99,
+    }
   )
   bundle.save_bundle(tmp_path / 'b', tiny.params, config, INFO, vocabulary)
   assert bundle.load_bundle(tmp_path / 'b').config == config
