@@ -144,6 +144,7 @@ _FACTORS = (
   'rsqrt_normalized_decay',
   'decay_every',
   'cosine_decay',
+  'linear_cooldown',
 )
 
 
@@ -166,6 +167,8 @@ def create_learning_rate_scheduler(
   steps_per_cycle: int = 100_000,
   step_offset: int = 0,
   min_learning_rate: float = 1e-8,
+  cooldown_start: int = 0,
+  cooldown_steps: int = 1000,
 ) -> LearningRateFn:
   """A product of named factors of the step, with T5X's names and values.
 
@@ -179,6 +182,9 @@ def create_learning_rate_scheduler(
   * decay_every: decay_factor ^ floor(step / steps_per_decay).
   * cosine_decay: half a cosine from 1 to 0 over each steps_per_cycle steps
     after the warm-up.
+  * linear_cooldown: 1 until cooldown_start, then a straight line to 0 over
+    cooldown_steps. With `constant` before it, a run can be ended well from any
+    of its checkpoints. Not of T5X.
 
   Args:
     factors: factor names joined by ' * '.
@@ -188,6 +194,8 @@ def create_learning_rate_scheduler(
     steps_per_decay: see above.
     steps_per_cycle: see above.
     step_offset: the step that counts as 0, for fine-tuning.
+    cooldown_start: see above.
+    cooldown_steps: see above.
     min_learning_rate: floor of the product.
 
   Returns:
@@ -219,6 +227,9 @@ def create_learning_rate_scheduler(
       case 'cosine_decay':
         progress = jnp.maximum(0.0, (step - warmup_steps) / steps_per_cycle)
         return 0.5 * (1.0 + jnp.cos(math.pi * (progress % 1.0)))
+      case 'linear_cooldown':
+        done = (step - cooldown_start) / max(cooldown_steps, 1)
+        return 1.0 - jnp.clip(done, 0.0, 1.0)
 
   def learning_rate_fn(step: jnp.ndarray | int) -> jnp.ndarray:
     step = jnp.maximum(0, jnp.asarray(step) - step_offset).astype(jnp.float32)

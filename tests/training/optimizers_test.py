@@ -50,6 +50,11 @@ from calm_jax.training import optimizers
       {'warmup_steps': 100, 'step_offset': 1000},
       {900: 1e-8, 1050: 0.25, 1100: 0.5},
     ),
+    (
+      'constant * linear_cooldown',
+      {'cooldown_start': 40, 'cooldown_steps': 20},
+      {0: 0.5, 40: 0.5, 45: 0.375, 55: 0.125, 60: 1e-8, 99: 1e-8},
+    ),
     ('constant', {'base_learning_rate': 0, 'min_learning_rate': 0.1}, {5: 0.1}),
   ],
 )
