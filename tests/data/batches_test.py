@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.data import arrays, batches, corpus
+from calm_jax.data import arrays, batches, corpus, prose
 
 _KEYS = [
   'encoder_input_tokens',
@@ -182,6 +182,111 @@ def test_copy_warmup(examples):
   _assert_same(stream.batch_at(50), plain.batch_at(0))
 
 
+def _has_token_twice(row) -> bool:
+  tokens = row[row > 1]
+  return len(set(tokens.tolist())) < len(tokens)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
+def test_strings_with_repeated_ngrams(share):
+  # Among so many tokens hardly one comes again by chance.
+  warmup = batches.CopyWarmup(
+    steps=20, min_tokens=10, max_tokens=15, repeated_share=share
+  )
+  stream = batches.Batches(
+    _made_up([9] * 64), batch_size=64, copy_warmup=warmup, vocab_size=10**6
+  )
+  found = [
+    _has_token_twice(row)
+    for step in range(20)
+    for row in stream.batch_at(step)['encoder_input_tokens']
+  ]
+  # A span that is written over itself or by its successor repeats nothing.
+  assert 0.75 * share <= np.mean(found) <= share
+
+
+def test_a_share_of_strings_stays_in_every_batch():
+  warmup = batches.CopyWarmup(
+    steps=2, min_tokens=3, max_tokens=8, later_share=0.25
+  )
+  lengths = [5] * 18 + [20] * 12
+  stream = batches.Batches(
+    _made_up(lengths),
+    batch_size=8,
+    boundaries=(10, 20),
+    copy_warmup=warmup,
+    vocab_size=400,
+  )
+  assert len(stream) == 5  # Six sentences a batch.
+  seen = []
+  for step in range(2, 7):
+    batch = stream.batch_at(step)
+    inputs, targets = (
+      batch['encoder_input_tokens'], batch['decoder_target_tokens']
+    )  # fmt: skip
+    np.testing.assert_array_equal(inputs[6:], targets[6:])
+    assert (inputs[6:, 0] >= 261).all()
+    count = (inputs[6:] > 1).sum(axis=1)
+    assert (count >= 3).all() and (count < inputs.shape[1]).all()
+    seen.extend(_row_numbers(batch)[:6])
+  assert sorted(seen) == list(range(30))
+  _assert_same(stream.batch_at(4), stream.batch_at(4))
+
+
+def test_a_detour_by_hand():
+  target = np.array([5, 6, 7, 5, 8, 1])  # 5 comes twice.
+  random = np.random.default_rng(0)
+  once = [5, 6, 7, 5, 6, 7, 5, 8, 1]
+  twice = [5, 6, 7, 5, 6, 7, 5, 6, 7, 5, 8, 1]
+  found = set()
+  for _ in range(40):
+    row, place = batches.Detours(1.0).detour(random, target, 12)
+    assert row[place].tolist() in ([6, 7, 5], [6, 7, 5, 6, 7, 5])
+    assert place.start == 4
+    found.add(tuple(row.tolist()))
+  assert found == {tuple(once), tuple(twice)}
+  row, _ = batches.Detours(1.0).detour(random, target, 11)
+  assert row.tolist() == once
+  assert batches.Detours(1.0).detour(random, target, 8) is None
+  assert batches.Detours(1.0, longest=2).detour(random, target, 12) is None
+  assert batches.Detours(1.0).detour(random, np.array([5, 6, 1]), 12) is None
+
+
+def test_a_share_of_detours_above_one_is_refused():
+  with pytest.raises(errors.ConfigError, match='got 1.5'):
+    batches.Detours(1.5)
+
+
+def test_detours_change_decoders_tokens_and_weights_only():
+  rows = tuple(np.array([5, 6, 7, 5, 8 + i, 1], np.int32) for i in range(64))
+  examples = arrays.TokenizedExamples(
+    tuple(f'{i:016x}' for i in range(64)), rows, rows, truncated=0
+  )
+  plain, stream = (
+    batches.Batches(
+      examples, batch_size=64, boundaries=(12,), detours=batches.Detours(share)
+    )
+    for share in (0.0, 0.5)
+  )
+  before, after = plain.batch_at(3), stream.batch_at(3)
+  np.testing.assert_array_equal(
+    before['encoder_input_tokens'], after['encoder_input_tokens']
+  )
+  targets, weights = (
+    after['decoder_target_tokens'], after['decoder_loss_weights']
+  )  # fmt: skip
+  np.testing.assert_array_equal(
+    after['decoder_input_tokens'][:, 1:], targets[:, :-1]
+  )
+  changed = (targets != before['decoder_target_tokens']).any(axis=1)
+  assert 0.3 < changed.mean() < 0.7
+  # What is learned is what was learned before.
+  for row in range(64):
+    kept = targets[row][weights[row] > 0]
+    assert kept.tolist() == before['decoder_target_tokens'][row, :6].tolist()
+  _assert_same(after, stream.batch_at(3))
+
+
 def test_eval_batches_keep_the_order_and_fill_up(examples):
   found = list(batches.eval_batches(examples, 32))
   assert [count for _, count in found[:-1]] == [32] * (len(found) - 1)
@@ -211,6 +316,11 @@ def test_eval_batches_keep_the_order_and_fill_up(examples):
       {'copy_warmup': batches.CopyWarmup(1, 9, 8), 'vocab_size': 400},
       'min_tokens <= max_tokens',
     ),
+    (
+      {'copy_warmup': batches.CopyWarmup(later_share=1.0), 'vocab_size': 400},
+      'later_share must be in',
+    ),
+    ({'copy_warmup': batches.CopyWarmup(later_share=0.1)}, 'needs a vocab'),
   ],
 )
 def test_bad_settings_are_told(settings, message):
@@ -293,10 +403,29 @@ def test_shuffled_words_are_the_sentences_words_without_punctuation():
   assert len({x.targets for x in found}) > 30
 
 
+def test_words_said_again_keep_their_order_and_punctuation():
+  text = 'The Cat, it sat on the mat.'
+  longer = set()
+  for i in range(40):
+    example = batches.words_said_again(corpus.Example(f'{i:016x}', '', text))
+    words = example.targets.split()
+    assert set(words) == set(text.split()) and len(words) > 7
+    assert example.inputs == 'restore: ' + prose.plain_words(example.targets)
+    # The sentence is still there, in its order.
+    rest = iter(words)
+    assert all(word in rest for word in text.split())
+    longer.add(example.targets)
+  assert len(longer) > 30
+
+
 def test_shuffled_words_are_for_restoration_only():
   with pytest.raises(errors.ConfigError, match='shuffled_share'):
     batches.load_tokenized(
       'docstring_summarization', 'train', shuffled_share=0.5
+    )
+  with pytest.raises(errors.ConfigError, match='said_again_share'):
+    batches.load_tokenized(
+      'docstring_restoration', 'train', said_again_share=1.5
     )
 
 
