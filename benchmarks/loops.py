@@ -19,8 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import calm_jax
-from calm_jax import decode_arguments
-from calm_jax.data import corpus, prose, tasks
+from calm_jax.data import corpus, prose, tasks, vocabulary
 
 # Written by hand, after outputs that were seen to loop.
 SENTENCES = (
@@ -93,13 +92,13 @@ def measure(
     result = generator.generate_tokens(rows, np.ones(len(filled), np.float32))
     for example, tokens in zip(part, result.tokens, strict=False):
       text = generator.tokenizer.decode(
-        tokens[tokens > decode_arguments.EOS_ID].tolist()
+        tokens[tokens > vocabulary.EOS_ID].tolist()
       )
       num_exact += text == example.targets
       num_same_words += prose.plain_words(text) == prose.plain_words(
         example.targets
       )
-      if decode_arguments.EOS_ID not in tokens:
+      if vocabulary.EOS_ID not in tokens:
         num_endless += 1
         endless.append((example.targets, text))
   count = len(examples)

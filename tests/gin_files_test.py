@@ -26,6 +26,7 @@ class Sizes(NamedTuple):
   vocab: int = 32128
   wi: int = 2  # input matrices of the feed-forward block: gated in T5 1.1
   tables: int = 2  # input and output embedding; one in T5 1.0
+  buckets: int = 32  # of distances, each with a bias per head
 
 
 def t5_1_0(*sizes):
@@ -75,6 +76,7 @@ EXPERIMENTS = {
   'docstrings': TIED_DOCSTRINGS,
   'docstrings_classifiers': TIED_DOCSTRINGS,
   'docstrings_mixture': TIED_DOCSTRINGS,
+  'docstrings_repeats': TIED_DOCSTRINGS._replace(buckets=128),
   'docstring_summarization': TIED_DOCSTRINGS,
   'cnn_dm_small': SMALL,
   'cnn_dm_base': BASE,
@@ -109,7 +111,7 @@ def num_params(config):
 
 
 def num_params_by_formula(x):
-  """Counted by hand: matrices and norms, biases of 32 distance buckets."""
+  """Counted by hand: matrices and norms, biases of distance buckets."""
   attention = 4 * x.emb * x.heads * x.head_dim
   mlp = (x.wi + 1) * x.emb * x.mlp
   encoder_layer = attention + mlp + 2 * x.emb
@@ -118,7 +120,7 @@ def num_params_by_formula(x):
     x.tables * x.vocab * x.emb
     + x.encoder * encoder_layer
     + x.decoder * decoder_layer
-    + 2 * (32 * x.heads + x.emb)
+    + 2 * (x.buckets * x.heads + x.emb)
   )
 
 

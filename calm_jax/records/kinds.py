@@ -81,6 +81,8 @@ KINDS: dict[str, Kind] = {
       'mlp_activations': tuple[str, ...],
       'logits_via_embedding': bool,
       'float32_attention_logits': bool,
+      'relative_attention_num_buckets': int,
+      'relative_attention_max_distance': int,
     }
   ),
   # Confidence measures.
