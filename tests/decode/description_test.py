@@ -60,6 +60,12 @@ OTHERS = {
   'network.float32_attention_logits': lambda x: with_config(
     x, float32_attention_logits=True
   ),
+  'network.relative_attention_num_buckets': lambda x: with_config(
+    x, relative_attention_num_buckets=64
+  ),
+  'network.relative_attention_max_distance': lambda x: with_config(
+    x, relative_attention_max_distance=64
+  ),
   'network.mlp_activations': lambda x: with_config(
     x, mlp_activations=('relu', 'linear')
   ),

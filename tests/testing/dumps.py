@@ -22,6 +22,8 @@ NETWORK = {
   'mlp_activations': ['gelu', 'linear'],
   'logits_via_embedding': False,
   'float32_attention_logits': False,
+  'relative_attention_num_buckets': 32,
+  'relative_attention_max_distance': 128,
 }
 
 
