@@ -1,6 +1,7 @@
 """An unfinished dump is taken up by the same job, and by no other."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -248,6 +249,20 @@ def test_a_dump_that_another_run_completed_meanwhile_is_kept(tmp_path):
     with pytest.raises(errors.DataError, match='already holds a complete'):
       unfinished.complete(G, stopped='')
   assert content_of(directory) == before
+
+
+@pytest.mark.parametrize('version', [None, 1])
+def test_an_unfinished_dump_of_an_older_version_is_refused(version, tmp_path):
+  """Its job had measures as text, and in version 1 no version of its own."""
+  begun(tmp_path / 'dump', 0)
+  path = tmp_path / 'dump.partial' / 'job.json'
+  fields = json.loads(path.read_text()) | {'schema_version': version}
+  fields['header']['measure'] = 'SoftmaxTopTwoGap()'
+  path.write_text(json.dumps(fields))
+  said = f'schema version {version}, .* reads version 2; .*--restart'
+  with pytest.raises(errors.DataError, match=said):
+    finish(tmp_path / 'dump')
+  assert finish(tmp_path / 'dump', restart=True) == []
 
 
 def test_a_complete_dump_of_an_older_version_is_refused(tmp_path):
