@@ -6,8 +6,9 @@ encoded --full model, beam_search--> beams --search--> DecodeResult
 import jax
 import jax.numpy as jnp
 
-from calm_jax.decode import beam_search, lengths, loop
+from calm_jax.decode import beam_search, lengths
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 from calm_jax.early_exit.engine import layer_loop
 
 
@@ -16,7 +17,7 @@ def search(
   encoded: jax.Array,
   request: request_lib.DecodeRequest,
   bound: lengths.ProportionalLength | None,
-) -> loop.DecodeResult:
+) -> result_lib.DecodeResult:
   """The best outputs that the full model finds.
 
   Args:
@@ -54,7 +55,7 @@ def search(
   return _result(by_row, tokens.reshape(-1, length), scores, num_layers)
 
 
-def _result(request, tokens, scores, num_layers) -> loop.DecodeResult:
+def _result(request, tokens, scores, num_layers) -> result_lib.DecodeResult:
   """Of beams, [sources * beams, ...]; sources of padding have none."""
   is_source = ~request.is_padding
   scores = jnp.where(is_source, scores.reshape(-1), 0.0)
@@ -69,7 +70,7 @@ def _result(request, tokens, scores, num_layers) -> loop.DecodeResult:
       request.prompts > 0
     )
     is_token &= ~is_prompt
-  empty = loop.DecodeResult.empty(*tokens.shape, num_traced=0)
+  empty = result_lib.DecodeResult.empty(*tokens.shape, num_traced=0)
   return empty.replace(
     tokens=tokens,
     num_layers_used=jnp.where(is_token, num_layers, 0),

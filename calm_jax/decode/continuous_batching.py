@@ -24,6 +24,7 @@ import numpy as np
 from calm_jax.decode import loop, sequences
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 from calm_jax.t5 import rows as rows_lib
 
 
@@ -48,7 +49,7 @@ class ContinuousBatch:
 
   def generate(
     self, params: Any, prepared: Any, request: request_lib.DecodeRequest
-  ) -> loop.DecodeResult:
+  ) -> result_lib.DecodeResult:
     """The results of `run` in the order of the request, [n, ...] arrays."""
     found = sorted(self.run(params, prepared, request), key=lambda x: x[0])
     results = [result for _, result in found]
@@ -56,7 +57,7 @@ class ContinuousBatch:
 
   def run(
     self, params: Any, prepared: Any, request: request_lib.DecodeRequest
-  ) -> Iterator[tuple[int, loop.DecodeResult]]:
+  ) -> Iterator[tuple[int, result_lib.DecodeResult]]:
     """Generates all sequences of a request.
 
     Args:
@@ -137,7 +138,7 @@ def _rows(request, numbers) -> request_lib.DecodeRequest:
   return request.map_rows(lambda x: x[numbers])
 
 
-def _result_of(results, slot: int, start: int) -> loop.DecodeResult:
+def _result_of(results, slot: int, start: int) -> result_lib.DecodeResult:
   """One row's result, its columns from its first token on."""
 
   def of_row(array):

@@ -23,7 +23,13 @@ import numpy as np
 from calm_jax import errors
 from calm_jax.checkpoints import bundle, shipped
 from calm_jax.data import text_rows, vocabulary
-from calm_jax.decode import beam_search, decode_fns, lengths, token_generator
+from calm_jax.decode import (
+  beam_search,
+  checks,
+  decode_fns,
+  lengths,
+  token_generator,
+)
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
 from calm_jax.display import generations
@@ -234,27 +240,30 @@ class TextGenerator(token_generator.TokenGenerator):
     Raises:
       DataError, ConfigError: as `generate`.
     """
-    request_lib.check_num_decodes(num_decodes, decode_fn)
+    checks.check_num_decodes(num_decodes, decode_fn)
     sampling.check_seed(seed)
-    shape = (len(texts), num_decodes)
-    # Far apart, so that draw 1 of seed 0 is not draw 0 of seed 1.
-    seeds = (seed + np.arange(num_decodes) * 2654435761) % 2**32
-    return self.request(
-      self.encode(texts),
-      np.full(shape, threshold),
-      decode_fn=decode_fn,
-      seeds=np.broadcast_to(seeds.astype(np.uint32), shape)
-      if isinstance(decode_fn, sampling.Sampler)
-      else None,
-      prompts=None
-      if prompts is None
-      else text_rows.prompt_rows(
+    if max_decode_length is None:
+      max_decode_length = self.max_decode_length
+    seeds = None
+    if isinstance(decode_fn, sampling.Sampler):
+      # Far apart, so that draw 1 of seed 0 is not draw 0 of seed 1.
+      draws = (seed + np.arange(num_decodes) * 2654435761) % 2**32
+      seeds = np.tile(draws.astype(np.uint32), (len(texts), 1))
+    rows = None
+    if prompts is not None:
+      rows = text_rows.prompt_rows(
         prompts,
         self.tokenizer,
         num_texts=len(texts),
         eos_id=eos_id,
-        max_decode_length=self.longest_output(max_decode_length),
-      ),
+        max_decode_length=max_decode_length,
+      )
+    return self.request(
+      self.encode(texts),
+      np.full((len(texts), num_decodes), threshold),
+      decode_fn=decode_fn,
+      seeds=seeds,
+      prompts=rows,
       eos_id=eos_id,
       max_decode_length=max_decode_length,
     )

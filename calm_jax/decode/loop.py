@@ -12,58 +12,17 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from calm_jax.decode import prompts as prompts_lib
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 from calm_jax.early_exit.engine import clock as clock_lib
 from calm_jax.early_exit.engine.decoder_state import TokenInput, TokenResult
 from calm_jax.t5 import rows as rows_lib
 
 # (what is fed in, cache) -> result, cache
 TokensToStep = Callable[[TokenInput, Any], tuple[TokenResult, Any]]
-
-
-@struct.dataclass
-class DecodeResult:
-  """Generated sequences; what follows a row's EOS is zero everywhere.
-
-  Attributes:
-    tokens: [batch, target] int32, EOS included, 0 after it.
-    num_layers_used: [batch, target] int32, 1..L, 0 where there is no token.
-    confidences: [batch, target], the measure where the token left.
-    log_probs: [batch], natural log-probability of each row's tokens, each under
-      the layer that produced it.
-    num_undefined: [batch] int32, confidences of a row that were NaN; these kept
-      a token from leaving, and say that the measure is damaged.
-    trace_confidences: [batch, target, layers], or [batch, target, 0] without a
-      trace; `decoder_state.NOT_RUN` for layers that a token did not use.
-    trace_tokens: [batch, target, layers] int32, likewise.
-  """
-
-  tokens: Int[Array, 'batch target']
-  num_layers_used: Int[Array, 'batch target']
-  confidences: Float[Array, 'batch target']
-  log_probs: Float[Array, ' batch']
-  num_undefined: Int[Array, ' batch']
-  trace_confidences: Float[Array, 'batch target traced']
-  trace_tokens: Int[Array, 'batch target traced']
-
-  @classmethod
-  def empty(
-    cls, batch_size: int, length: int, num_traced: int
-  ) -> 'DecodeResult':
-    """Rows of which nothing has been generated."""
-    shape = (batch_size, length)
-    return cls(
-      tokens=jnp.zeros(shape, jnp.int32),
-      num_layers_used=jnp.zeros(shape, jnp.int32),
-      confidences=jnp.zeros(shape, jnp.float32),
-      log_probs=jnp.zeros((batch_size,), jnp.float32),
-      num_undefined=jnp.zeros((batch_size,), jnp.int32),
-      trace_confidences=jnp.zeros((*shape, num_traced), jnp.float32),
-      trace_tokens=jnp.zeros((*shape, num_traced), jnp.int32),
-    )
 
 
 @struct.dataclass
@@ -84,7 +43,7 @@ class DecodingState:
   previous: Int[Array, ' batch']
   finished: Bool[Array, ' batch']
   row_lengths: Int[Array, ' batch']
-  result: DecodeResult
+  result: result_lib.DecodeResult
   cache: Any
 
 
@@ -110,7 +69,7 @@ def start(
     previous=zeros,
     finished=request.is_padding,
     row_lengths=jnp.minimum(row_lengths, length),
-    result=DecodeResult.empty(batch_size, length, num_traced),
+    result=result_lib.DecodeResult.empty(batch_size, length, num_traced),
     cache=cache,
   )
 
@@ -173,7 +132,9 @@ def run(
       finished=state.finished
       | (token == request.eos_id)
       | (positions + 1 >= state.row_lengths),
-      result=_append(state.result, output, token, state),
+      result=state.result.with_tokens(
+        state.clock.time, output.replace(token=token), state.finished
+      ),
       cache=cache,
     )
 
@@ -192,28 +153,3 @@ def _with_forced(output, forced):
 
   kept = jax.tree.map(free, output)
   return kept.replace(token=jnp.where(is_free, output.token, forced))
-
-
-def _append(result, output, token, state) -> DecodeResult:
-  """Writes one column; finished rows keep theirs."""
-  slot = state.clock.time % result.tokens.shape[1]
-
-  def column(array, values):
-    kept = state.finished.reshape((-1,) + (1,) * values.ndim)
-    old = lax.dynamic_slice_in_dim(array, slot, 1, axis=1)
-    values = jnp.where(kept, old, values[:, None].astype(array.dtype))
-    return lax.dynamic_update_slice_in_dim(array, values, slot, axis=1)
-
-  log_prob = jnp.where(state.finished, 0.0, output.log_prob)
-  return DecodeResult(
-    tokens=column(result.tokens, token),
-    num_layers_used=column(result.num_layers_used, output.num_layers_used),
-    confidences=column(result.confidences, output.confidence),
-    log_probs=result.log_probs + log_prob,
-    num_undefined=result.num_undefined
-    + jnp.where(state.finished, 0, output.num_undefined),
-    trace_confidences=column(
-      result.trace_confidences, output.trace_confidences
-    ),
-    trace_tokens=column(result.trace_tokens, output.trace_tokens),
-  )

@@ -18,6 +18,7 @@ from flax import linen as nn
 from calm_jax import errors
 from calm_jax.decode import beams, lengths, loop, sequences
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 from calm_jax.early_exit.engine import (
   confidence,
   layer_loop,
@@ -131,7 +132,7 @@ class EncoderDecoderModel:
     params: Params,
     request: request_lib.DecodeRequest,
     prepared: Any = None,
-  ) -> loop.DecodeResult:
+  ) -> result_lib.DecodeResult:
     """Generates, each row leaving the decoder at its own threshold.
 
     Args:

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from calm_jax.decode import loop
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 
 
 def by_source(
   request: request_lib.DecodeRequest,
-  result: loop.DecodeResult,
+  result: result_lib.DecodeResult,
   return_all_decodes: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Tokens and T5X CALM's auxiliary outputs of each source.

@@ -9,11 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from calm_jax import errors
 
-def up_to_end(
-  prompts: Int[Array, 'batch prompt'], eos_id: int | Int[Array, '']
-) -> Int[Array, 'batch prompt']:
-  """Prompts up to their first EOS or 0, after which the model is free."""
+
+def checked(
+  prompts: Int[Array, 'batch prompt'] | None,
+  eos_id: int | Int[Array, ''],
+  max_decode_length: int,
+) -> Int[Array, 'batch prompt'] | None:
+  """Prompts up to their first EOS or 0, after which the model is free.
+
+  Raises:
+    ConfigError: they are wider than an output.
+  """
+  if prompts is None or prompts.shape[1] == 0:
+    return None
+  if prompts.shape[1] > max_decode_length:
+    raise errors.ConfigError(
+      f'Prompts must be at most as wide as the longest output of'
+      f' {max_decode_length} tokens, got {prompts.shape[1]} columns; leave out'
+      ' columns of padding, or raise max_decode_length.'
+    )
   goes_on = (prompts != 0) & (prompts != eos_id)
   # What a host hands in stays there.
   xp = jnp if isinstance(goes_on, jax.Array) else np

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.decode import continuous_batching, loop
+from calm_jax.decode import checks, continuous_batching
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 from calm_jax.parallel import data_parallel, partitioning
 from calm_jax.t5 import compute_dtype
 
@@ -114,16 +115,15 @@ class TokenGenerator:
     Raises:
       ConfigError: as `request.make`, or the oracle with a sampler.
     """
+    if max_decode_length is None:
+      max_decode_length = self.max_decode_length
     return self.model.request(
-      tokens,
-      thresholds,
-      max_decode_length=self.longest_output(max_decode_length),
-      **asked,
+      tokens, thresholds, max_decode_length=max_decode_length, **asked
     )
 
   def generate_tokens(
     self, request: request_lib.DecodeRequest, *, batch_size: int | None = None
-  ) -> loop.DecodeResult:
+  ) -> result_lib.DecodeResult:
     """Compiled generation; one program per shape, whatever the thresholds.
 
     Args:
@@ -140,46 +140,46 @@ class TokenGenerator:
       NumericError: the model computes NaN or infinity.
     """
     if batch_size is not None:
-      request_lib.check_positive('batch_size', batch_size)
+      checks.check_positive('batch_size', batch_size)
     if not request.num_rows:
       return self._no_rows(request)
     in_batches = request.has_beams or self._division.num_devices > 1
     if batch_size is None or in_batches:
-      weights = (self.params, self._prepared)
-      results = [
-        jax.device_get(self._generate(weights, batch))
-        for batch in self._batches(request, batch_size or request.num_rows)
-      ]
-      # Rows of zeros fill up the last batch and the last device.
-      result = jax.tree.map(
-        lambda *x: np.concatenate(x)[: request.num_rows], *results
-      )
+      results = []
+      for batch in _batches(request, batch_size or request.num_rows):
+        # Rows of zeros fill up the last device.
+        found = self._generate(
+          (self.params, self._prepared), batch.map_rows(self._division.pad)
+        )
+        results.append(_first_rows(jax.device_get(found), batch.num_rows))
+      together = jax.tree.map(lambda *x: np.concatenate(x), *results)
+      result = _first_rows(together, request.num_rows)
     else:
       batch = self._continuous_batch(batch_size)
       result = batch.generate(self.params, self._prepared, request)
     _check_finite(request, result.log_probs)
     return result
 
-  def _no_rows(self, request: request_lib.DecodeRequest) -> loop.DecodeResult:
+  def _no_rows(
+    self, request: request_lib.DecodeRequest
+  ) -> result_lib.DecodeResult:
     num_traced = self.model.config.num_decoder_layers if request.trace else 0
     length = request.max_decode_length
-    return jax.device_get(loop.DecodeResult.empty(0, length, num_traced))
+    return jax.device_get(result_lib.DecodeResult.empty(0, length, num_traced))
 
-  def _batches(
-    self, request: request_lib.DecodeRequest, batch_size: int
-  ) -> Iterator[request_lib.DecodeRequest]:
-    """Sources of one batch after the other, each of the same shape."""
-    size = max(1, batch_size // request.rows_per_source)
-    request = request.map_rows(lambda x: data_parallel.pad(x, size))
-    for start in range(0, request.num_sources, size):
-      batch = request.map_rows(lambda x, start=start: x[start : start + size])
-      yield batch.map_rows(self._division.pad)
 
-  def longest_output(self, max_decode_length: int | None) -> int:
-    """The longest output of a call that gives this max_decode_length."""
-    if max_decode_length is None:
-      return self.max_decode_length
-    return max_decode_length
+def _batches(
+  request: request_lib.DecodeRequest, batch_size: int
+) -> Iterator[request_lib.DecodeRequest]:
+  """One batch after the other, the last one filled up with rows of zeros."""
+  size = max(1, batch_size // request.rows_per_source)
+  request = request.map_rows(lambda x: data_parallel.pad(x, size))
+  for start in range(0, request.num_sources, size):
+    yield request.map_rows(lambda x, start=start: x[start : start + size])
+
+
+def _first_rows(result, count: int) -> result_lib.DecodeResult:
+  return jax.tree.map(lambda x: x[:count], result)
 
 
 def _check_finite(request, log_probs: np.ndarray) -> None:

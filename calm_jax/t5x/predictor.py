@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.decode import decode_fns, outputs
+from calm_jax.decode import checks, decode_fns, outputs
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
@@ -42,7 +42,7 @@ class Predictor:
     ),
     eos_id: int = request_lib.EOS_ID,
   ):
-    request_lib.check_thresholds(threshold)
+    checks.check_thresholds(threshold)
     self.model = model
     self.threshold = threshold
     self.decode_fn = decode_fn
@@ -117,7 +117,7 @@ class Predictor:
       max_decode_length=max_decode_length,
       default_eos_id=self.eos_id,
     )
-    request_lib.check_num_decodes(num_decodes, call.decode_fn)
+    checks.check_num_decodes(num_decodes, call.decode_fn)
     source, inputs = (
       batch['encoder_input_tokens'],
       batch['decoder_input_tokens'],

@@ -18,7 +18,7 @@ import numpy as np
 
 from calm_jax import errors
 from calm_jax.data import arrays, seqio_tasks
-from calm_jax.decode import decode_fns, outputs
+from calm_jax.decode import checks, decode_fns, outputs
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
@@ -66,8 +66,8 @@ class InferEvaluation:
   write_n_results: int | None = None
 
   def __post_init__(self):
-    request_lib.check_thresholds(self.threshold)
-    request_lib.check_num_decodes(self.num_decodes, self.decode_fn)
+    checks.check_thresholds(self.threshold)
+    checks.check_num_decodes(self.num_decodes, self.decode_fn)
     arrays.checked_lengths(self.task_feature_lengths)
 
   def open(

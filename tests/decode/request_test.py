@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.decode import beam_search, decode_fns
+from calm_jax.decode import beam_search, checks, decode_fns
 from calm_jax.decode import request as request_lib
 from calm_jax.early_exit.engine import sampling
 
@@ -19,7 +19,7 @@ make = functools.partial(request_lib.make, vocab_size=8, max_decode_length=3)
 @pytest.mark.parametrize('thresholds', [-0.1, 1.1, [0.5, float('nan')]])
 def test_thresholds_lie_in_the_unit_interval(thresholds):
   with pytest.raises(errors.ConfigError, match=r'in \[0, 1\], got'):
-    request_lib.check_thresholds(thresholds)
+    checks.check_thresholds(thresholds)
   with pytest.raises(errors.ConfigError, match=r'in \[0, 1\], got'):
     make(TOKENS, np.resize(thresholds, 3))
   assert make(TOKENS, [0.0, 1.0, 0.5]).thresholds.dtype == np.float32
@@ -141,8 +141,8 @@ def test_a_request_is_the_same_after_a_compiled_program():
 @pytest.mark.parametrize('num_decodes, said', [(0, 'at least'), (2, 'sampler')])
 def test_outputs_that_would_be_none_or_the_same(num_decodes, said):
   with pytest.raises(errors.ConfigError, match=said):
-    request_lib.check_num_decodes(num_decodes, decode_fns.Greedy())
-  request_lib.check_num_decodes(2, beam_search.BeamSearch())
+    checks.check_num_decodes(num_decodes, decode_fns.Greedy())
+  checks.check_num_decodes(2, beam_search.BeamSearch())
 
 
 def test_more_decodes_keep_the_first_seeds():

@@ -6,7 +6,8 @@ import pytest
 from testing import plain_python, tiny_t5
 
 from calm_jax import errors
-from calm_jax.decode import beam_search, loop, token_generator
+from calm_jax.decode import beam_search, token_generator
+from calm_jax.decode import result as result_lib
 from calm_jax.early_exit.engine import sampling
 from calm_jax.early_exit.measures import softmax
 
@@ -87,7 +88,7 @@ def test_no_rows_give_no_rows(generator, one_row, grid, batch_size):
   found = generate(
     generator, tokens, thresholds, batch_size, trace=True, max_decode_length=5
   )
-  assert isinstance(found, loop.DecodeResult)
+  assert isinstance(found, result_lib.DecodeResult)
   for empty, row in zip(
     jax.tree.leaves(found), jax.tree.leaves(one_row), strict=True
   ):
@@ -145,7 +146,8 @@ def test_plain_batches_are_what_several_devices_decode(generator, monkeypatch):
   whole = generate(generator, *rows)
   monkeypatch.setattr(generator._division, 'num_devices', 4)
   monkeypatch.setattr(generator, '_continuous_batch', None)
-  batches = generate(generator, *rows, batch_size=8)
+  # Three sources, filled up to one for each device.
+  batches = generate(generator, *rows, batch_size=6)
   for name in ('tokens', 'num_layers_used'):
     np.testing.assert_array_equal(getattr(batches, name), getattr(whole, name))
   np.testing.assert_allclose(batches.log_probs, whole.log_probs, atol=1e-4)

@@ -13,7 +13,7 @@ from calm_jax.parallel import data_parallel
 PROGRAM = """
 import jax, numpy as np
 from testing import tiny_t5
-from calm_jax.decode import token_generator
+from calm_jax.decode import beam_search, token_generator
 from calm_jax.early_exit.engine import sampling
 from calm_jax.early_exit.measures import softmax
 
@@ -41,6 +41,18 @@ for options in ({'decode_fn': sampling.Sampler(), 'seeds': seeds}, {}):
   several, four = run(None, **options)
   assert len(set(one.num_layers_used[one.num_layers_used > 0])) > 2
   assert_same(four, one)
+
+def search(devices, batch_size=None):
+  generator = token_generator.TokenGenerator(
+    model, params, devices=devices, max_decode_length=9)
+  request = generator.request(
+    sources, np.ones((10, 3)), decode_fn=beam_search.BeamSearch())
+  return generator.generate_tokens(request, batch_size=batch_size)
+
+one_search = search(jax.devices()[:1])
+for found in (search(None), search(None, batch_size=9)):
+  np.testing.assert_array_equal(found.tokens, one_search.tokens)
+  np.testing.assert_allclose(found.log_probs, one_search.log_probs, atol=1e-4)
 
 # Plain batches: 3 sources of 2 thresholds, the last batch not full.
 several._continuous_batch = None  # It is for one device.
