@@ -89,7 +89,7 @@ def measure(
     # Always the same shape: one program.
     filled = [*part, *[part[-1]] * (batch_size - len(part))]
     rows = generator.encode([x.inputs for x in filled])
-    result = generator.generate_tokens(rows, np.ones(len(filled), np.float32))
+    result = generator.generate_tokens(generator.request(rows))
     for example, tokens in zip(part, result.tokens, strict=False):
       text = generator.tokenizer.decode(
         tokens[tokens > vocabulary.EOS_ID].tolist()
