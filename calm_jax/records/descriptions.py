@@ -128,5 +128,5 @@ def _frozen(value: Any) -> Any:
   if not isinstance(value, dict):
     return value
   if value.keys() == {'kind', 'knobs'}:
-    return Description(value['kind'], value['knobs'])
+    return Description.from_json(value)
   return {name: _frozen(item) for name, item in value.items()}

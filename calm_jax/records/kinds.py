@@ -11,7 +11,7 @@ from typing import Any
 from calm_jax import errors
 from calm_jax.records import json_records
 
-# A knob that is a choice with knobs of its own: a JSON object.
+# A knob that is a choice with knobs of its own: its description in JSON.
 CHOICE = dict
 
 
@@ -42,15 +42,20 @@ def checked(kind: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
   if kind not in KINDS:
     return dict(knobs)
   known = KINDS[kind].knobs
-  if set(known) != set(knobs):
+  choices = [knobs.get(name) for name in known if known[name] is CHOICE]
+  if set(known) != set(knobs) or not all(map(_is_description, choices)):
     raise errors.DataError(
-      f'{kind} must have the knobs {sorted(known)}, got {sorted(knobs)}; use'
-      ' the calm_jax that wrote it, or write it again.'
+      f'{kind} must have the knobs {sorted(known)}, got {dict(knobs)}; use the'
+      ' calm_jax that wrote it, or write it again.'
     )
   return {
     name: json_records.converted(hint, knobs[name], f'{kind}.{name}')
     for name, hint in known.items()
   }
+
+
+def _is_description(value: Any) -> bool:
+  return isinstance(value, dict) and value.keys() == {'kind', 'knobs'}
 
 
 def _top_k(k, **others) -> str:

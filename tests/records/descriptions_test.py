@@ -216,15 +216,20 @@ def test_what_is_no_data_is_refused(choice):
   ('fields', 'message'),
   [
     ({'kind': 'TopKPropagation', 'knobs': {}}, 'must have the knobs'),
-    ({'kind': 'Patience', 'knobs': {'k': 1}}, r"the knobs \[\], got \['k'\]"),
+    ({'kind': 'Patience', 'knobs': {'k': 1}}, r"the knobs \[\], got {'k': 1}"),
     (
       {'kind': 'HiddenStateSaturation', 'knobs': {'rescale': 1}},
       'HiddenStateSaturation.rescale must be bool, got int',
     ),
     (
       {'kind': 'ClassifierConfidence', 'knobs': {'classifier': 3}},
-      'classifier must be dict',
+      r"must have the knobs \['classifier'\], got {'classifier': 3}",
     ),
+    (
+      {'kind': 'ClassifierConfidence', 'knobs': {'classifier': {'kind': 'a'}}},
+      r"must have the knobs \['classifier'\]",
+    ),
+    ({'kind': 'a', 'knobs': {'b': {'kind': 3, 'knobs': {}}}}, 'kind must be'),
     ({'kind': 'a'}, "missing fields \\['knobs'\\]"),
     ({'kind': 'a', 'knobs': []}, 'knobs must be dict'),
   ],
