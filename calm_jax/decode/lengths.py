@@ -23,7 +23,7 @@ class ProportionalLength:
     extra: output tokens beyond that.
 
   Raises:
-    ConfigError: no input could have any output.
+    ConfigError: no input could have any output, or extra is no whole number.
   """
 
   ratio: float = 1.0
@@ -35,6 +35,12 @@ class ProportionalLength:
         'ProportionalLength needs a ratio of at least 0 and a positive sum of'
         f' ratio and extra, got {self.ratio} and {self.extra}.'
       )
+    if not float(self.extra).is_integer():
+      raise errors.ConfigError(
+        f'ProportionalLength.extra must be a whole number, got {self.extra}.'
+      )
+    # As JSON gives it: 6.0 bounds as 6 does, and is described so.
+    object.__setattr__(self, 'extra', int(self.extra))
 
   def __call__(
     self, encoder_input_tokens: Int[Array, 'batch source']

@@ -68,7 +68,8 @@ def describe(choice: Any) -> Description:
       (of which the digest counts), or such dataclasses again.
 
   Raises:
-    ConfigError: it is no such dataclass.
+    ConfigError: it is no such dataclass, or a knob has another type than the
+      class says.
   """
   if isinstance(choice, type) or not dataclasses.is_dataclass(choice):
     raise errors.ConfigError(
@@ -77,7 +78,10 @@ def describe(choice: Any) -> Description:
     )
   names = [field.name for field in dataclasses.fields(choice)]
   knobs = {name: getattr(choice, name) for name in names}
-  return Description(kind_of(type(choice)), knobs)
+  try:
+    return Description(kind_of(type(choice)), knobs)
+  except errors.DataError as error:
+    raise errors.ConfigError(str(error)) from error
 
 
 def kind_of(cls: type) -> str:

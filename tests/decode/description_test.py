@@ -11,7 +11,7 @@ from calm_jax.decode import beam_search, description, generation, lengths
 from calm_jax.decode import model as model_lib
 from calm_jax.early_exit.engine import sampling, schedule, skipped_layers
 from calm_jax.early_exit.measures import top_k
-from calm_jax.records import contracts, differences
+from calm_jax.records import contracts, descriptions, differences
 from calm_jax.t5 import network
 
 
@@ -127,6 +127,14 @@ def test_no_attribute_of_the_model_is_forgotten(generator):
   names = {'module': 'network'}
   found = vars(generator.model).keys() - {'rows_per_pack'}
   assert {names.get(x, x) for x in found} <= described
+
+
+def test_the_shipped_model_has_one():
+  """Its folder is JSON, where the 6 of its bound may come as 6.0."""
+  found = description.describe(generation.load('docstrings'), 'digest')
+  one, other = (lengths.ProportionalLength(1.2, x) for x in (6, 6.0))
+  assert found.output_length == descriptions.describe(one)
+  assert found.output_length == descriptions.describe(other)
 
 
 def test_it_survives_json(generator):

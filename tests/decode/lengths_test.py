@@ -16,6 +16,9 @@ def test_proportional_length_by_hand():
   assert longest.tolist() == [6, 7, 1]
   with pytest.raises(errors.ConfigError, match='positive sum'):
     lengths.ProportionalLength(ratio=0.5, extra=-1)
+  for extra in (0.5, float('inf')):
+    with pytest.raises(errors.ConfigError, match='extra must be a whole'):
+      lengths.ProportionalLength(extra=extra)
 
 
 @pytest.mark.parametrize(

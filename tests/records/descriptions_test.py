@@ -20,6 +20,7 @@ from calm_jax.early_exit.measures import (
   classifier_confidence,
   classifiers,
   never_exit,
+  saturation,
   softmax,
   top_k,
 )
@@ -210,6 +211,12 @@ def test_names_for_people():
 def test_what_is_no_data_is_refused(choice):
   with pytest.raises(errors.ConfigError, match='written down as data'):
     descriptions.describe(choice)
+
+
+def test_a_knob_of_another_type_is_the_configuration_s_fault():
+  measure = saturation.HiddenStateSaturation(rescale=1)
+  with pytest.raises(errors.ConfigError, match='rescale must be bool, got int'):
+    descriptions.describe(measure)
 
 
 @pytest.mark.parametrize(
