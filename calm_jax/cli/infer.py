@@ -163,11 +163,12 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
   examples = examples[chosen.shard_id :: chosen.num_shards]
   generator = loaded.generator
   look_for = search.Search(chosen, generator, threshold)
-  setup = _setup(chosen, loaded, threshold)
-  job = runner.job(generator, setup, name, split, examples)
+  job = _job(
+    chosen, loaded, examples, task=name, split=split, threshold=threshold
+  )
   outcome = runner.run(
     generator,
-    _decode(setup, generator, look_for, len(examples)),
+    _decode(job, generator, look_for),
     examples,
     job,
     chosen.output_dir,
@@ -178,13 +179,14 @@ def _infer(args, chosen, loaded, threshold, source) -> None:
   print(_summary(outcome, path, generator.model.config.num_decoder_layers))
 
 
-def _setup(chosen, loaded, threshold: float):
-  """The `runner.Setup` of all files."""
+def _job(chosen, loaded, examples, **settings):
+  """The `results.Job` of one file."""
   from calm_jax.inference import runner
 
-  return runner.Setup(
+  return runner.job(
+    loaded.generator,
+    examples,
     mode=chosen.mode,
-    threshold=threshold,
     model=search.description_for(chosen, loaded),
     num_decodes=chosen.num_decodes,
     num_beams=chosen.beam_size or 0,
@@ -195,17 +197,18 @@ def _setup(chosen, loaded, threshold: float):
     shard_id=chosen.shard_id,
     num_shards=chosen.num_shards,
     command=flags.command_line(),
+    **settings,
   )
 
 
-def _decode(setup, generator, look_for: search.Search, num_examples: int):
+def _decode(job, generator, look_for: search.Search):
   """The `runner.Decode` of the mode."""
   from calm_jax.inference import records, runner, scoring
 
   # Few texts need no rows but their own.
-  batch_size = min(setup.batch_size, max(1, num_examples))
-  if setup.mode == records.SCORE:
-    scorer = scoring.Scorer(generator, setup.model.max_decode_length)
+  batch_size = min(job.batch_size, max(1, job.num_examples))
+  if job.mode == records.SCORE:
+    scorer = scoring.Scorer(generator, job.model.max_decode_length)
     return runner.in_batches(scorer, batch_size)
 
   def decode(examples):
@@ -213,7 +216,7 @@ def _decode(setup, generator, look_for: search.Search, num_examples: int):
     # Beams of a text stay together; draws are rows of their own.
     per_row = request.rows_per_source if request.has_beams else 1
     found = generator.answer(request, batch_size * per_row)
-    return [outputs[: setup.num_decodes] for outputs in found]
+    return [outputs[: job.num_decodes] for outputs in found]
 
   return decode
 

@@ -11,12 +11,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from calm_jax.data import corpus
 from calm_jax.decode import generation
 from calm_jax.dump import runner as dump_runner
 from calm_jax.inference import records, results
-from calm_jax.records import model_description, unfinished
+from calm_jax.records import unfinished
 from calm_jax.training import signals
 
 # Outputs of each example of a chunk, the best first. What one gives may not
@@ -24,24 +25,6 @@ from calm_jax.training import signals
 Decode = Callable[[Sequence[corpus.Example]], list[list[generation.Generation]]]
 
 _SAVED_AFTER_SIGNAL = 143
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setup:
-  """How a run goes, whatever the texts; see `results.Job`."""
-
-  mode: str
-  threshold: float
-  model: model_description.ModelDescription
-  num_decodes: int = 1
-  num_beams: int = 0
-  seed: int = 0
-  prompt: str = ''
-  batch_size: int
-  batches_per_chunk: int
-  shard_id: int = 0
-  num_shards: int = 1
-  command: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,26 +42,27 @@ class Outcome:
 
 def job(
   generator: generation.TextGenerator,
-  setup: Setup,
-  task: str,
-  split: str,
   examples: Sequence[corpus.Example],
+  **settings: Any,
 ) -> results.Job:
   """The job of a run over `examples`, which are those of its share.
+
+  Args:
+    generator: the model.
+    examples: those of its share.
+    **settings: the fields of `results.Job` that these two do not tell.
 
   Raises:
     ConfigError: a mode that is none, a share that is none, or a task whose name
       cannot be that of a file.
   """
-  records.check_mode(setup.mode)
+  records.check_mode(settings['mode'])
   return results.Job(
-    **{x.name: getattr(setup, x.name) for x in dataclasses.fields(setup)},
-    task=task,
-    split=split,
     rows_per_pack=tuple(generator.model.rows_per_pack),
     num_examples=len(examples),
     examples_digest=dump_runner.examples_digest(examples),
     versions=dump_runner.versions(),
+    **settings,
   )
 
 

@@ -23,18 +23,24 @@ def examples_of(count):
   ]
 
 
-def setup_of(**changes):
-  return runner.Setup(
-    **{
-      'mode': 'predict_with_aux',
-      'threshold': THRESHOLD,
-      'model': dumps.make_model(max_decode_length=6),
-      'batch_size': 2,
-      'batches_per_chunk': 1,
-      'command': 'calm infer',
-    }
-    | changes
-  )
+def job_of(generator, examples, **changes):
+  settings = {
+    'task': 'task',
+    'split': 'test',
+    'mode': 'predict_with_aux',
+    'threshold': THRESHOLD,
+    'model': dumps.make_model(max_decode_length=6),
+    'num_decodes': 1,
+    'num_beams': 0,
+    'seed': 0,
+    'prompt': '',
+    'batch_size': 2,
+    'batches_per_chunk': 1,
+    'shard_id': 0,
+    'num_shards': 1,
+    'command': 'calm infer',
+  }
+  return runner.job(generator, examples, **settings | changes)
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +54,7 @@ def lines_of(path):
 
 def test_predictions_are_those_of_the_text_generator(generator, tmp_path):
   examples = examples_of(5)
-  job = runner.job(generator, setup_of(), 'task', 'test', examples)
+  job = job_of(generator, examples)
   outcome = runner.run(
     generator,
     lambda batch: generator.generate_many(
@@ -131,8 +137,7 @@ def run(tmp_path):
 
   def call(name, decode, count=7, **changes):
     examples = examples_of(count)
-    setup = setup_of(batches_per_chunk=2, **changes)
-    job = runner.job(model, setup, 'task', 'test', examples)
+    job = job_of(model, examples, batches_per_chunk=2, **changes)
     in_batches = runner.in_batches(decode, min(job.batch_size, max(count, 1)))
     runner.run(model, in_batches, examples, job, tmp_path / name)
     return (tmp_path / name / job.file_name).read_bytes()
