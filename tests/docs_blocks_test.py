@@ -16,7 +16,7 @@ import pytest
 from testing import dumps, tiny_text
 
 import calm_jax
-from calm_jax.cli import flags, main
+from calm_jax.cli import main
 from calm_jax.config import gin_setup
 from calm_jax.study import run
 
@@ -226,10 +226,9 @@ def _check_calm(args):
   if stage.startswith('--'):
     assert stage in ('--help', '--version') and not rest
     return
-  module = importlib.import_module(f'calm_jax.cli.{stage}')
-  parser = flags.make_parser(stage, module.DESCRIPTION)
-  module.add_flags(parser)
-  parsed = parser.parse_args([arg for arg in rest if arg != '--help'])
+  parsed = main.make_parser(stage).parse_args(
+    [arg for arg in rest if arg != '--help']
+  )
   folders = gin_setup.search_directories(parsed.gin_search_paths)
   for name in parsed.gin_file:
     if name not in READERS_GIN_FILES:

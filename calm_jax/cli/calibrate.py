@@ -1,6 +1,6 @@
 """`calm calibrate`: a dump in, a calibrated threshold as JSON out. No JAX."""
 
-from calm_jax.cli import flags, settings
+from calm_jax.cli import settings
 
 DESCRIPTION = """Choose the exit threshold whose quality is guaranteed.
 
@@ -67,11 +67,6 @@ SETTINGS = (
   P_VALUE,
   PROCEDURE,
 )
-
-
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
 
 
 def run(args) -> None:

@@ -4,7 +4,7 @@ import math
 import pathlib
 
 from calm_jax import errors
-from calm_jax.cli import flags, settings
+from calm_jax.cli import settings
 
 DESCRIPTION = """Convert a T5X checkpoint or a Hugging Face folder.
 
@@ -93,11 +93,6 @@ _VOCABULARIES = {
   384: "ByT5's bytes, for which there is no SentencePiece file; only"
   ' --format=huggingface and --format=training can take such a model',
 }
-
-
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
 
 
 def run(args) -> None:

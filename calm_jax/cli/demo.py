@@ -7,7 +7,6 @@ from calm_jax.cli import (
   calibrate,
   dump,
   evaluate,
-  flags,
   loading,
   settings,
 )
@@ -38,11 +37,6 @@ SETTINGS = (
   settings.Setting('tolerance', 0.1, 'greatest expected loss, in (0, 1)'),
   settings.Setting('failure_prob', 0.05, 'in (0, 1)'),
 )
-
-
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
 
 
 def run(args) -> None:

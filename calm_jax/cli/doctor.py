@@ -34,8 +34,7 @@ _WIDTH = 22  # of the topics
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings and --json."""
-  settings.add_flags(parser, SETTINGS)
+  """Adds --json."""
   parser.add_argument(
     '--json', action='store_true', help='print one JSON object, for machines'
   )

@@ -84,8 +84,7 @@ SETTINGS = (
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings, --overwrite and --restart."""
-  settings.add_flags(parser, SETTINGS)
+  """Adds --overwrite and --restart."""
   flags.add_overwrite_and_restart(parser)
 
 

@@ -55,11 +55,6 @@ SETTINGS = (
 )
 
 
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
-
-
 def run(args) -> None:
   """Evaluates and prints the table.
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from calm_jax import errors
-from calm_jax.cli import flags, loading, settings
+from calm_jax.cli import loading, settings
 
 DESCRIPTION = """Make a small, complete model folder of a checkpoint.
 
@@ -48,11 +48,6 @@ SETTINGS = (
     macro='EXPORTED_CLASSIFIERS',
   ),
 )
-
-
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
 
 
 def run(args) -> None:

@@ -26,8 +26,7 @@ SETTINGS = (
 
 
 def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings, the output's format and the texts."""
-  settings.add_flags(parser, SETTINGS)
+  """Adds the output's format and the texts."""
   parser.add_argument(
     '--format',
     choices=_FORMATS,

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from calm_jax import errors
-from calm_jax.cli import flags
+from calm_jax.cli import flags, settings
 from calm_jax.display import visible_text
 
 # Stage -> what it does. The module `calm_jax.cli.<stage>` has DESCRIPTION,
@@ -87,13 +87,21 @@ def usage() -> str:
   return _USAGE.format(stages='\n'.join(lines))
 
 
+def make_parser(stage: str) -> flags.Parser:
+  """The parser of a stage: its settings, and what flags it has besides."""
+  module = importlib.import_module(f'calm_jax.cli.{stage}')
+  parser = flags.make_parser(stage, module.DESCRIPTION)
+  settings.add_flags(parser, getattr(module, 'SETTINGS', ()))
+  if hasattr(module, 'add_flags'):
+    module.add_flags(parser)
+  return parser
+
+
 def _run_stage(stage: str, args: list[str]) -> int:
   verbose = False
   try:
     module = importlib.import_module(f'calm_jax.cli.{stage}')
-    parser = flags.make_parser(stage, module.DESCRIPTION)
-    module.add_flags(parser)
-    parsed = parser.parse_args(args)
+    parsed = make_parser(stage).parse_args(args)
     verbose = parsed.v > 0
     _set_up_logging(verbose)
     return module.run(parsed) or 0

@@ -1,7 +1,5 @@
 """`calm report`: the results' JSON files in, one HTML page and figures out."""
 
-from typing import Any
-
 from calm_jax import errors
 from calm_jax.cli import flags, settings
 
@@ -14,45 +12,40 @@ The page is about the first pair of files. Further pairs, by repeating
 --calibration and --evaluation in the same order, join it in a table in the
 shape of CALM's Table 2. docs/report.md says what each number is."""
 
-_EVALUATION = settings.Setting(
-  'evaluation',
-  settings.REQUIRED,
-  'JSON file of calm evaluate',
-  macro='EVALUATION_FILE',
-)
-_CALIBRATION_DUMP = settings.Setting(
-  'calibration_dump_dir',
-  None,
-  'dump that was calibrated on; the page says where it came from',
-)
-_TEST_DUMP = settings.Setting(
-  'dump_dir', None, 'dump of the test split, likewise', macro='DUMP_OUTPUT_DIR'
-)
-_OUTPUT = settings.Setting(
-  'output_dir',
-  settings.REQUIRED,
-  'folder of the page and the figures',
-  macro='REPORT_OUTPUT_DIR',
-)
+_REPEAT = '; repeat it for more results'
 SETTINGS = (
-  settings.CALIBRATION,
-  _EVALUATION,
-  _OUTPUT,
-  _CALIBRATION_DUMP,
-  _TEST_DUMP,
+  settings.Setting(
+    'calibration',
+    settings.REQUIRED,
+    settings.CALIBRATION.help + _REPEAT,
+    macro=settings.CALIBRATION.macro,
+    repeats=True,
+  ),
+  settings.Setting(
+    'evaluation',
+    settings.REQUIRED,
+    'JSON file of calm evaluate' + _REPEAT,
+    macro='EVALUATION_FILE',
+    repeats=True,
+  ),
+  settings.Setting(
+    'output_dir',
+    settings.REQUIRED,
+    'folder of the page and the figures',
+    macro='REPORT_OUTPUT_DIR',
+  ),
+  settings.Setting(
+    'calibration_dump_dir',
+    None,
+    'dump that was calibrated on; the page says where it came from',
+  ),
+  settings.Setting(
+    'dump_dir',
+    None,
+    'dump of the test split, likewise',
+    macro='DUMP_OUTPUT_DIR',
+  ),
 )
-
-
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings; the two files may be given several times."""
-  for setting in (settings.CALIBRATION, _EVALUATION):
-    parser.add_argument(
-      f'--{setting.name}',
-      action='append',
-      metavar='STR',
-      help=f'{setting.help}; repeat it for more results (required)',
-    )
-  settings.add_flags(parser, (_OUTPUT, _CALIBRATION_DUMP, _TEST_DUMP))
 
 
 def run(args) -> None:
@@ -64,9 +57,7 @@ def run(args) -> None:
       not belong together.
   """
   chosen = settings.settle(args, SETTINGS)
-  calibrations, evaluations = map(
-    _several, (chosen.calibration, chosen.evaluation)
-  )
+  calibrations, evaluations = chosen.calibration, chosen.evaluation
   if len(calibrations) != len(evaluations):
     raise errors.ConfigError(
       'Each calibration needs its evaluation, in the same order, got'
@@ -94,8 +85,3 @@ def run(args) -> None:
   )
   print(efficiency_table.efficiency_text(results))
   print(f'Written: {page}')
-
-
-def _several(value: Any) -> list[str]:
-  """Flags give a list, a gin macro gives one file."""
-  return value if isinstance(value, list) else [value]

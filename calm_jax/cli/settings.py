@@ -30,6 +30,7 @@ class Setting:
     objects: whether the macro may be anything else, as @p_values.Bentkus(), of
       which the stage says what it takes.
     reads: other macros that the stage reads along with this one.
+    repeats: whether the flag may be given several times; the value is a list.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Setting:
   minimum: int | None = None
   objects: bool = False
   reads: tuple[str, ...] = ()
+  repeats: bool = False
 
   def __post_init__(self):
     is_number = isinstance(self.default, int | float)
@@ -98,6 +100,7 @@ def add_flags(parser: flags.Parser, settings: Sequence[Setting]) -> None:
       text += f' (default {setting.default})'
     parser.add_argument(
       f'--{setting.name}',
+      action='append' if setting.repeats else 'store',
       type=setting.kind,
       metavar=setting.kind.__name__.upper(),
       help=text.replace('%', '%%'),
@@ -121,6 +124,7 @@ def settle(
     value = getattr(args, setting.name)
     if value is None and _is_given(setting.macro, macros):
       value = setting.check(macros[setting.macro])
+      value = [value] if setting.repeats else value
     elif value is None:
       value = setting.default
     setting.check_minimum(value)

@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 from calm_jax import errors
-from calm_jax.cli import dump, flags, loading, settings
+from calm_jax.cli import dump, loading, settings
 
 DESCRIPTION = """Sweep measures over thresholds; draw what each gives and costs.
 
@@ -30,11 +30,6 @@ SETTINGS = (
     'timed_examples', 20, 'texts that are timed at every threshold', minimum=1
   ),
 )
-
-
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings."""
-  settings.add_flags(parser, SETTINGS)
 
 
 def run(args) -> None:

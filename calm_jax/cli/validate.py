@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from calm_jax import errors
-from calm_jax.cli import calibrate, flags, settings
+from calm_jax.cli import calibrate, settings
 
 DESCRIPTION = """Is calibration worth it, against choosing a threshold naively?
 
@@ -19,6 +19,13 @@ from the full model's confidences. Writes CSV, JSON and figures;
 docs/validation.md says how to read them. Needs NumPy and SciPy only."""
 
 SETTINGS = (
+  settings.Setting(
+    'dump_dir',
+    settings.REQUIRED,
+    'dump of one measure; repeat it for each measure, all of the same texts',
+    macro='VALIDATION_DUMP_DIR',
+    repeats=True,
+  ),
   settings.Setting(
     'output_dir',
     settings.REQUIRED,
@@ -77,19 +84,6 @@ SETTINGS = (
 )
 
 
-def add_flags(parser: flags.Parser) -> None:
-  """Adds the settings, and --dump_dir, which may be repeated."""
-  parser.add_argument(
-    '--dump_dir',
-    action='append',
-    default=[],
-    metavar='STR',
-    help='dump of one measure; once for each measure, all of the same texts'
-    ' (required)',
-  )
-  settings.add_flags(parser, SETTINGS)
-
-
 def run(args) -> None:
   """Validates, writes all files and prints what was found.
 
@@ -97,11 +91,6 @@ def run(args) -> None:
     CalmError: as `named_dumps.read_dumps` and `validate_dumps.validate`.
   """
   chosen = settings.settle(args, SETTINGS)
-  if not args.dump_dir:
-    raise errors.ConfigError(
-      'Missing --dump_dir. It names a dump, as calm dump wrote it, and may be'
-      ' repeated.'
-    )
   from calm_jax.calibration import choices
   from calm_jax.validation import named_dumps, trials, validate_dumps
 
@@ -126,7 +115,7 @@ def run(args) -> None:
     procedure=choices.get_procedure(chosen.procedure),
   )
   validate_dumps.check(wanted)
-  dumps = named_dumps.read_dumps(args.dump_dir)
+  dumps = named_dumps.read_dumps(chosen.dump_dir)
   _validate(chosen, wanted, dumps)
 
 
