@@ -29,7 +29,7 @@ test: $(STAMP)
 
 coverage: $(STAMP)
 	@echo '== coverage: calibration and early exit, with branches (minutes)'
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov \
+	$(BIN)/python -m pytest --cov -n 2 --dist loadfile \
 	  $(or $(ARGS),tests/calibration tests/early_exit \
 	    tests/cli/calibrate_faults_test.py)
 

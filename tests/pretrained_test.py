@@ -7,7 +7,7 @@ import numpy as np
 import calm_jax
 from calm_jax.checkpoints import bundle
 from calm_jax.data import tasks
-from calm_jax.doctor import model as doctor
+from calm_jax.doctor import looks
 from calm_jax.metrics import text_metrics
 
 SENTENCES = (
@@ -23,7 +23,7 @@ SENTENCES = (
   'Wait until all threads have finished, then close the queue.',
   'The first argument must be a string, not a number.',
   'For example, the user may want to change the color of a line.',
-  doctor.OUTPUT,
+  looks.OUTPUT,
 )
 TASK = tasks.get_task('docstring_restoration')
 INPUTS = tuple(TASK.inputs_of(x) for x in SENTENCES)
@@ -52,8 +52,8 @@ def test_restores_better_than_copying_the_input():
 
 
 def test_decodes_what_calm_doctor_expects():
-  assert INPUTS[-1] == doctor.INPUTS
-  assert _generate(1.0)[-1].text == doctor.OUTPUT
+  assert INPUTS[-1] == looks.INPUTS
+  assert _generate(1.0)[-1].text == looks.OUTPUT
 
 
 def test_leaves_early_on_easy_tokens_and_late_on_hard_ones():
