@@ -7,6 +7,7 @@ proves that everything below the dump works without JAX and TensorFlow.
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -121,6 +122,61 @@ def test_a_helper_lives_with_its_caller():
 def test_no_module_looks_like_a_test():
   named = [x for x in FILES if x.endswith('_test') or 'test_' in x]
   assert not named, 'pytest and readers would take these for tests.'
+
+
+def names_used(path):
+  """(module, name) that a file takes from modules of calm_jax, and its own."""
+  tree = ast.parse(path.read_text(encoding='utf-8'))
+  known = {
+    alias.asname or alias.name: f'{node.module}.{alias.name}'
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+  }
+  me = module_of(path) if path.is_relative_to(PACKAGE) else None
+  for name in known.values():
+    yield tuple(name.removeprefix('calm_jax.').rpartition('.')[::2])
+  for top in tree.body:
+    for node in ast.walk(top):
+      if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        module = known.get(node.value.id, '').removeprefix('calm_jax.')
+        yield module, node.attr
+      # A function that calls itself is not thereby used.
+      elif isinstance(node, ast.Name) and node.id != getattr(top, 'name', ''):
+        yield me, node.id
+
+
+def test_nothing_public_is_there_for_tests_alone():
+  """A function or class is used by the package, its tools, gin or a reader."""
+  root = PACKAGE.parent
+  tools = [
+    path
+    for folder in ('benchmarks', 'reliability', 'docs')
+    for path in (root / folder).rglob('*.py')
+  ]
+  used = {x for path in (*FILES.values(), *tools) for x in names_used(path)}
+  told = '\n'.join(
+    path.read_text(encoding='utf-8')
+    for pattern in (
+      'README.md',
+      'docs/**/*.md',
+      'docs/**/*.ipynb',
+      'gin/**/*.gin',
+    )
+    for path in root.glob(pattern)
+  )
+  words = set(re.findall(r'\w+', told))
+  unused = [
+    f'{module}.{node.name}'
+    for module, path in FILES.items()
+    if room_of(module) != 'cli'  # Its functions are found by their stage.
+    for node in ast.parse(path.read_text(encoding='utf-8')).body
+    if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    and not node.name.startswith('_')
+    and (module, node.name) not in used
+    and node.name not in words
+  ]
+  assert not unused
 
 
 def modules_under(prefix):
