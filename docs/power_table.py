@@ -13,14 +13,21 @@ FAILURE_PROB = 0.05
 _Case = TypeVar('_Case')
 _COUNTS = (20, 50, 100, 300, 1000, 3000, 10000)
 _TOLERANCES = (0.02, 0.05, 0.1, 0.2)
-# Without any loss the binomial bound is that of Hoeffding and Bentkus.
+# Without any loss the binomial bound is that of Hoeffding and Bentkus, and
+# betting with and without recalculated targets are the same.
 _WITHOUT_LOSS = (
-  'hoeffding',
+  'star_bets',
   'hoeffding_bentkus',
-  'betting',
+  'hoeffding',
   'empirical_bernstein',
 )
-_WITH_LOSS = ('binomial', 'hoeffding_bentkus', 'betting', 'empirical_bernstein')
+_WITH_LOSS = (
+  'binomial',
+  'star_bets',
+  'betting',
+  'hoeffding_bentkus',
+  'empirical_bernstein',
+)
 
 
 def tables(failure_prob: float = FAILURE_PROB) -> str:

@@ -1,8 +1,8 @@
 """Calibration: per-example losses in, a threshold with a guarantee out.
 
-    risks -> p_values -> multiple_testing -> learn_then_test
+    risks -> p_values -> multiple_testing -> threshold_selection
 
-NumPy and SciPy only; usable alone, for any losses of at most 1:
+NumPy and SciPy only; usable alone, for any losses in [0, 1]:
 
     outcome = calibrate(losses, thresholds, tolerance=0.1, failure_prob=0.05)
     outcome.threshold, outcome.reason
@@ -11,6 +11,7 @@ NumPy and SciPy only; usable alone, for any losses of at most 1:
 """
 
 from calm_jax.calibration.betting import Betting as Betting
+from calm_jax.calibration.betting import StarBets as StarBets
 from calm_jax.calibration.conformal_risk_control import (
   ConformalRiskControl as ConformalRiskControl,
 )

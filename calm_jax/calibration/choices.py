@@ -23,18 +23,21 @@ Procedure = (
 )
 
 P_VALUES: dict[str, p_values.PValue] = {
+  'star_bets': betting.StarBets(),
+  'betting': betting.Betting(),
+  'binomial': p_values.Binomial(),
+  'hoeffding_bentkus': p_values.HoeffdingBentkus(),
   'hoeffding': p_values.Hoeffding(),
   'chernoff_hoeffding': p_values.ChernoffHoeffding(),
   'bentkus': p_values.Bentkus(),
-  'hoeffding_bentkus': p_values.HoeffdingBentkus(),
-  'binomial': p_values.Binomial(),
-  'betting': betting.Betting(),
   'empirical_bernstein': empirical_bernstein.EmpiricalBernstein(),
   'rescaled_hoeffding_bentkus': rescaling.Rescaled(p_values.HoeffdingBentkus()),
   'rescaled_empirical_bernstein': rescaling.Rescaled(
     empirical_bernstein.EmpiricalBernstein()
   ),
 }
+
+DEFAULT_P_VALUE: p_values.PValue = betting.StarBets()
 
 PROCEDURES: dict[str, Procedure] = {
   'fixed_sequence': multiple_testing.FixedSequence(),
@@ -46,6 +49,8 @@ PROCEDURES: dict[str, Procedure] = {
 
 # What papers call them.
 _ALIASES = {
+  'star': 'star_bets',
+  'calm': 'hoeffding_bentkus',
   'hb': 'hoeffding_bentkus',
   'wsr': 'betting',
   'crc': 'conformal_risk_control',
@@ -76,23 +81,34 @@ def get_procedure(choice: str | Procedure) -> Procedure:
 
 
 def default_p_value(loss_range: loss_ranges.LossRange) -> p_values.PValue:
-  """CALM's choice where it holds, else the one that needs the least."""
-  if p_values.DEFAULT.accepts.includes(loss_range):
-    return p_values.DEFAULT
-  return betting.Betting()
+  """The exact one where losses are 0 or 1, else the strongest one."""
+  if p_values.Binomial.accepts.includes(loss_range):
+    return p_values.Binomial()
+  return DEFAULT_P_VALUE
 
 
 def settle_p_value(
-  p_value: p_values.PValue | None, loss_range: loss_ranges.LossRange
+  p_value: str | p_values.PValue | None, loss_range: loss_ranges.LossRange
 ) -> p_values.PValue:
-  """Returns the one that is given, or the default for such losses.
+  """Returns the one that is given or named, or the default for such losses.
 
   Raises:
-    ConfigError: as `check_holds`.
+    ConfigError: as `get_p_value` and `check_holds`.
   """
-  p_value = p_value or default_p_value(loss_range)
+  if p_value is None:
+    return default_p_value(loss_range)
+  p_value = get_p_value(p_value)
   check_holds(p_value, loss_range)
   return p_value
+
+
+def first_level(
+  procedure: Procedure, failure_prob: float, num_thresholds: int
+) -> float:
+  """Returns the level that bets are to aim at, for so many below 1."""
+  if isinstance(procedure, conformal_risk_control.ConformalRiskControl):
+    return failure_prob  # Its p-values are only told.
+  return procedure.first_level(failure_prob, max(1, num_thresholds))
 
 
 def check_holds(
@@ -122,6 +138,16 @@ def check_holds(
 
 
 def _named(what: str, name: Any, known: Mapping[str, Any]) -> Any:
+  if isinstance(name, type):
+    raise errors.ConfigError(
+      f'{what} must be an object with its knobs, got the class {name.__name__};'
+      f' write {name.__name__}().'
+    )
+  if not isinstance(name, str):
+    raise errors.ConfigError(
+      f'{what} must be one of {sorted(known)} or an object of'
+      f' calm_jax.calibration, got {name!r}.'
+    )
   name = _ALIASES.get(name, name)
   if name in known:
     return known[name]

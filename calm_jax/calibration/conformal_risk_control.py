@@ -14,10 +14,12 @@ among them. What holds for these, holds for the smaller ones.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
 from calm_jax import errors
+from calm_jax.calibration import arrays, loss_ranges
 
 GUARANTEE = (
   'Weaker guarantee (conformal risk control): the expected loss is at most the'
@@ -34,6 +36,8 @@ class ConformalRiskControl:
   1 are all it needs; they may be negative.
   """
 
+  accepts: ClassVar[loss_ranges.LossRange] = loss_ranges.AT_MOST_ONE
+
   def __call__(self, losses: np.ndarray, tolerance: float) -> np.ndarray:
     """Decides for each threshold of a grid.
 
@@ -45,9 +49,10 @@ class ConformalRiskControl:
       [..., G] bool: chosen; once False, False for all lower thresholds.
 
     Raises:
-      DataError: no losses.
+      ConfigError: the tolerance is not in (0, 1).
+      DataError: no losses, or one is above 1.
     """
-    losses = np.asarray(losses, np.float64)
+    losses = self.accepts.checked(losses)
     if losses.ndim < 2 or not len(losses):
       raise errors.DataError(
         'Conformal risk control needs losses of at least one example, got shape'
@@ -63,8 +68,19 @@ class ConformalRiskControl:
     num_examples: int,
     tolerance: float | np.ndarray,
   ) -> np.ndarray:
-    """Decides from the sums [..., G] of `monotone_losses` of n examples."""
-    return (np.asarray(totals) + 1.0) / (num_examples + 1.0) <= tolerance
+    """Decides from the sums [..., G] of `monotone_losses` of n examples.
+
+    Raises:
+      ConfigError: the tolerance is not in (0, 1), where nothing or everything
+        would be chosen.
+    """
+    wanted = arrays.numbers(tolerance, 'A tolerance', errors.ConfigError)
+    if not np.all((wanted > 0.0) & (wanted < 1.0)):
+      raise errors.ConfigError(
+        'A tolerance for conformal risk control must be in (0, 1), got'
+        f' {np.ravel(wanted)[:5].tolist()}.'
+      )
+    return (np.asarray(totals) + 1.0) / (num_examples + 1.0) <= wanted
 
   def warning(self, num_examples: int, tolerance: float) -> str:
     """Returns '' or why no early exit can be chosen with so few examples."""

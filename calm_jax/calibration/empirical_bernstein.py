@@ -25,8 +25,7 @@ class EmpiricalBernstein(p_values.PValue):
   order of the examples, while this one needs only two sums.
   """
 
-  def __call__(self, losses, tolerance):
-    losses = self._checked(losses)
+  def _of_losses(self, losses, tolerance):
     return self.from_moments(
       losses.sum(axis=0), (losses**2).sum(axis=0), losses.shape[0], tolerance
     )
@@ -41,7 +40,11 @@ class EmpiricalBernstein(p_values.PValue):
     """Returns [...] from sums of losses and of their squares, both [...].
 
     The caller answers for the range of the losses that were summed.
+
+    Raises:
+      ConfigError: a tolerance is out of range.
     """
+    tolerance = self.checked_tolerance(tolerance)
     means = np.asarray(totals) / num_examples
     gaps = np.maximum(tolerance - means, 0.0)
     if num_examples < 2:  # One loss shows no variance.

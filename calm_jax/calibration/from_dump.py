@@ -1,6 +1,6 @@
 """Calibrates a dump: texts in, a `CalibrationResult` with provenance out.
 
-dump -> risks -> learn_then_test -> CalibrationResult
+dump -> risks -> threshold_selection -> CalibrationResult
 """
 
 import functools
@@ -43,21 +43,23 @@ def calibrate_dump(
     tolerance, failure_prob: as for `calibrate`.
     metric: a name in `text_metrics.METRICS`, or `package.module:function` of
       your own; by default the manifest's.
-    p_value: or its name in `choices.P_VALUES`; by default Hoeffding-Bentkus,
-      and betting where that does not hold.
+    p_value: or its name in `choices.P_VALUES`; by default the binomial one
+      for losses of 0 or 1, else `betting.StarBets`.
     procedure: or its name in `choices.PROCEDURES`.
 
   Raises:
     ConfigError: a setting is unknown or out of range, or the p-value does not
       hold for the losses.
     DataError: the dump is damaged, its texts were not generated at each
-      threshold, or they stop where the procedure may not.
+      threshold, or they stop where the procedure may not; or nothing is
+      certified and the full model itself breaks the promise.
   """
   # Settings first: they are known wrong before any file is read.
   guarantee.check_guarantee(tolerance, failure_prob)
   kind = risks.get_consistency(consistency)
   procedure = choices.get_procedure(procedure)
-  p_value = None if p_value is None else choices.get_p_value(p_value)
+  if p_value is not None:
+    p_value = choices.get_p_value(p_value)
   chosen = None if metric is None else text_metrics.get_or_import_metric(metric)
   if chosen is not None:
     p_value = choices.settle_p_value(p_value, kind(chosen).loss_range)
@@ -81,6 +83,8 @@ def calibrate_dump(
     ids,
     objective.loss_range,
   )
+  if outcome.threshold is None:
+    raise errors.DataError(outcome.reason)
   scores = risks.score(objective.metric, *texts, ids)
   return contracts.CalibrationResult(
     threshold=outcome.threshold,
@@ -88,7 +92,7 @@ def calibrate_dump(
     failure_prob=failure_prob,
     consistency=objective.name,
     metric=metric or manifest.metric,
-    p_value=descriptions.describe(p_value),
+    p_value=descriptions.describe(outcome.p_value),
     procedure=descriptions.describe(procedure),
     guarantee=_guarantee_of(procedure),
     num_examples=outcome.num_examples,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.calibration import loss_ranges
+from calm_jax.calibration import arrays, loss_ranges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,10 +34,7 @@ def sort_thresholds(thresholds: Sequence[float]) -> Grid:
   Raises:
     ConfigError: there are none, or one is not in [0, 1].
   """
-  try:
-    given = np.asarray(thresholds, np.float64)
-  except (TypeError, ValueError):
-    given = np.array(np.nan)
+  given = arrays.numbers(thresholds, 'Thresholds', errors.ConfigError)
   if given.ndim != 1 or not len(given):
     raise errors.ConfigError(
       'Calibration needs a row of thresholds, such as 1.0, 0.9, 0.5, got'
@@ -82,41 +79,42 @@ def sort_losses(
     DataError: no examples, another shape, a loss outside the range or not 0 at
       threshold 1, or one threshold given twice with different losses.
   """
-  losses = np.asarray(losses, np.float64)
+  losses = arrays.numbers(losses, 'Losses')
   if losses.ndim != 2 or losses.shape[1] != len(thresholds) or not len(losses):
     raise errors.DataError(
       f'Losses must have shape [at least one example, {len(thresholds)}'
       f' thresholds], got {list(losses.shape)}.'
     )
-  loss_range.check(losses, 'Losses', example_ids)
+  names = arrays.names(example_ids, len(losses))
+  losses = loss_range.checked(losses, 'Losses', names)
   ordered = losses[:, grid.columns]
   same = np.searchsorted(-grid.thresholds, -np.asarray(thresholds, np.float64))
   _refuse(
     losses != ordered[:, same],
     'A threshold that is given twice must have the same losses both times',
     losses,
-    example_ids,
+    names,
   )
+  full = grid.thresholds == 1.0
   _refuse(
-    (ordered != 0.0) & (grid.thresholds == 1.0),
+    (np.abs(ordered) > loss_ranges.ROUNDING) & full,
     "At threshold 1 the output is the full model's, so every loss there must be"
     ' 0',
     ordered,
-    example_ids,
+    names,
   )
-  return ordered
+  return np.where(full, 0.0, ordered)
 
 
 def _refuse(
   wrong: np.ndarray,
   requirement: str,
   losses: np.ndarray,
-  example_ids: Sequence[str] | np.ndarray | None,
+  names: list[str],
 ) -> None:
   if not wrong.any():
     return
   row, column = np.argwhere(wrong)[0]
-  example = f'row {row}' if example_ids is None else example_ids[row]
   raise errors.DataError(
-    f'{requirement}, but that of example {example} is {losses[row, column]}.'
+    f'{requirement}, but that of example {names[row]} is {losses[row, column]}.'
   )

@@ -8,10 +8,15 @@ anything is computed.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from calm_jax import errors
+from calm_jax.calibration import arrays
+
+# What sums and products of a few numbers may be off by.
+ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +42,16 @@ class LossRange:
       and (other.whole or not self.whole)
     )
 
-  def check(
+  def checked(
     self,
-    values: np.ndarray,
+    values: Any,
     what: str = 'Losses',
     example_ids: Sequence[str] | np.ndarray | None = None,
-  ) -> None:
-    """Checks every loss.
+  ) -> np.ndarray:
+    """Returns every loss as float64.
+
+    A loss beyond a border by rounding alone, as 1 minus a cosine is, becomes
+    the border.
 
     Args:
       values: [N] or [N, ...]; examples come first.
@@ -51,19 +59,24 @@ class LossRange:
       example_ids: [N]; without it the row number is named.
 
     Raises:
-      DataError: one is outside or not finite; the message names the first one
-        and its example.
+      DataError: one is outside or not finite, and the message names the first
+        one and its example; or they are no numbers, or masked.
     """
-    values = np.asarray(values)
-    # Written so that NaN fails it; so does -inf, which no mean survives.
-    allowed = (values >= self.lower) & (values <= self.upper)
-    allowed &= np.isfinite(values)
+    values = arrays.numbers(values, what)
+    inside = np.clip(values, self.lower, self.upper)
     if self.whole:
-      allowed &= np.floor(values) == values
+      inside = np.round(inside)
+    # Written so that NaN fails it; so does -inf, which no mean survives.
+    with np.errstate(invalid='ignore'):
+      allowed = np.abs(inside - values) <= ROUNDING
     if allowed.all():
-      return
+      return inside
+    if not values.ndim:
+      raise errors.DataError(
+        f'{what} must be finite and {self.description}, got {values}.'
+      )
     row, *columns = np.argwhere(~allowed)[0].tolist()
-    example = f'row {row}' if example_ids is None else str(example_ids[row])
+    example = arrays.names(example_ids, len(values))[row]
     place = f' at grid column {columns[-1]}' if columns else ''
     raise errors.DataError(
       f'{what} must be finite and {self.description}, but'

@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from calm_jax import errors
+from calm_jax.calibration import arrays, guarantee
 
 
 class MultipleTesting(abc.ABC):
@@ -30,9 +31,11 @@ class MultipleTesting(abc.ABC):
       [..., G] bool: rejected, that is certified.
 
     Raises:
+      ConfigError: the failure probability is not in (0, 1).
       DataError: a p-value is NaN or outside [0, 1].
     """
-    p_values = np.asarray(p_values, np.float64)
+    guarantee.check_failure_prob(failure_prob)
+    p_values = arrays.numbers(p_values, 'p-values')
     # Written so that NaN fails it.
     if p_values.ndim == 0 or not np.all((p_values >= 0.0) & (p_values <= 1.0)):
       raise errors.DataError(
@@ -87,9 +90,10 @@ class MultiStartFixedSequence(MultipleTesting):
   num_starts: int = 4
 
   def __post_init__(self):
-    if self.num_starts < 1:
+    if not isinstance(self.num_starts, int) or self.num_starts < 1:
       raise errors.ConfigError(
-        f'num_starts must be at least 1, got {self.num_starts}.'
+        f'num_starts must be a whole number of at least 1, got'
+        f' {self.num_starts!r}.'
       )
 
   def starts(self, num_hypotheses: int) -> np.ndarray:

@@ -27,7 +27,7 @@ import numpy as np
 from scipy import special
 
 from calm_jax import errors
-from calm_jax.calibration import loss_ranges
+from calm_jax.calibration import arrays, loss_ranges
 
 
 class PValue(abc.ABC):
@@ -39,7 +39,6 @@ class PValue(abc.ABC):
 
   accepts: ClassVar[loss_ranges.LossRange] = loss_ranges.UNIT
 
-  @abc.abstractmethod
   def __call__(
     self, losses: np.ndarray, tolerance: float | np.ndarray
   ) -> np.ndarray:
@@ -54,21 +53,47 @@ class PValue(abc.ABC):
       [...] in [0, 1]; a NumPy float for losses [n] and one tolerance.
 
     Raises:
+      ConfigError: a tolerance is out of range.
       DataError: no losses, or one is NaN or outside `accepts`.
     """
-
-  def _checked(self, losses: np.ndarray) -> np.ndarray:
-    losses = np.asarray(losses, np.float64)
+    tolerance = self.checked_tolerance(tolerance)
+    losses = self.accepts.checked(losses, f'Losses for {self!r}')
     if losses.ndim == 0 or losses.shape[0] == 0:
       raise errors.DataError('A p-value needs at least one loss, got none.')
-    self.accepts.check(losses, f'Losses for {self!r}')
-    return losses
+    return self._of_losses(losses, tolerance)
+
+  @abc.abstractmethod
+  def _of_losses(self, losses: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    """As `__call__`, for checked losses and tolerances."""
+
+  def aimed_at(self, level: float) -> 'PValue':
+    """Returns the p-value that has its greatest power at that level.
+
+    Most have no such knob and return themselves.
+    """
+    del level
+    return self
+
+  def checked_tolerance(self, tolerance: float | np.ndarray) -> np.ndarray:
+    """Returns tolerances as an array.
+
+    Raises:
+      ConfigError: one is not below 1 or not above the least possible loss,
+        where nothing or everything would be certified.
+    """
+    values = arrays.numbers(tolerance, 'A tolerance', errors.ConfigError)
+    # Written so that NaN fails it.
+    if not np.all((values > self.accepts.lower) & (values < 1.0)):
+      raise errors.ConfigError(
+        f'A tolerance for {self!r} must be above {self.accepts.lower:g} and'
+        f' below 1, got {np.ravel(values)[:5].tolist()}.'
+      )
+    return values
 
 
 class PValueOfTheSum(PValue):
   """A p-value that needs only how many losses there are and their sum."""
 
-  @abc.abstractmethod
   def from_totals(
     self,
     totals: np.ndarray,
@@ -78,19 +103,33 @@ class PValueOfTheSum(PValue):
     """Returns [...] from sums [...]; for many subsets of one sample at once.
 
     The caller answers for the range of the losses that were summed.
-    """
 
-  def __call__(self, losses, tolerance):
-    losses = self._checked(losses)
-    return self.from_totals(losses.sum(axis=0), losses.shape[0], tolerance)
+    Raises:
+      ConfigError: a tolerance is out of range.
+    """
+    return self._of_totals(
+      np.asarray(totals), num_examples, self.checked_tolerance(tolerance)
+    )
+
+  @abc.abstractmethod
+  def _of_totals(
+    self,
+    totals: np.ndarray,
+    num_examples: int | np.ndarray,
+    tolerance: np.ndarray,
+  ) -> np.ndarray:
+    """As `from_totals`, for checked tolerances."""
+
+  def _of_losses(self, losses, tolerance):
+    return self._of_totals(losses.sum(axis=0), losses.shape[0], tolerance)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hoeffding(PValueOfTheSum):
   """exp(-2 n max(0, d - r)^2): simple, and the loosest."""
 
-  def from_totals(self, totals, num_examples, tolerance):
-    gap = np.maximum(tolerance - np.asarray(totals) / num_examples, 0.0)
+  def _of_totals(self, totals, num_examples, tolerance):
+    gap = np.maximum(tolerance - totals / num_examples, 0.0)
     return np.exp(-2.0 * num_examples * gap**2)
 
 
@@ -102,11 +141,11 @@ class ChernoffHoeffding(PValueOfTheSum):
   of bias a and b, with 0 log 0 = 0: without any loss p = (1 - d)^n.
   """
 
-  def from_totals(self, totals, num_examples, tolerance):
-    mean = np.minimum(np.asarray(totals) / num_examples, tolerance)
+  def _of_totals(self, totals, num_examples, tolerance):
+    mean = np.minimum(totals / num_examples, tolerance)
     # rel_entr(x, y) = x log(x/y), and 0 at x = 0.
     divergence = special.rel_entr(mean, tolerance) + special.rel_entr(
-      1.0 - mean, 1.0 - np.asarray(tolerance)
+      1.0 - mean, 1.0 - tolerance
     )
     # At mean = tolerance rounding can leave it a little below 0.
     return np.exp(-num_examples * np.maximum(divergence, 0.0))
@@ -116,7 +155,7 @@ class ChernoffHoeffding(PValueOfTheSum):
 class Bentkus(PValueOfTheSum):
   """min(1, e P(Binomial(n, d) <= ceil(n r))): good far from the tolerance."""
 
-  def from_totals(self, totals, num_examples, tolerance):
+  def _of_totals(self, totals, num_examples, tolerance):
     counts = _ceil_of_total(totals)
     return np.minimum(np.e * special.bdtr(counts, num_examples, tolerance), 1.0)
 
@@ -129,10 +168,10 @@ class HoeffdingBentkus(PValueOfTheSum):
   the smaller one does too: it costs nothing to take it (Bates et al. 2021).
   """
 
-  def from_totals(self, totals, num_examples, tolerance):
+  def _of_totals(self, totals, num_examples, tolerance):
     return np.minimum(
-      ChernoffHoeffding().from_totals(totals, num_examples, tolerance),
-      Bentkus().from_totals(totals, num_examples, tolerance),
+      ChernoffHoeffding()._of_totals(totals, num_examples, tolerance),
+      Bentkus()._of_totals(totals, num_examples, tolerance),
     )
 
 
@@ -146,7 +185,7 @@ class Binomial(PValueOfTheSum):
 
   accepts = loss_ranges.ZERO_OR_ONE
 
-  def from_totals(self, totals, num_examples, tolerance):
+  def _of_totals(self, totals, num_examples, tolerance):
     counts = np.round(totals)
     if np.any(np.abs(counts - totals) > _ROUNDING):
       raise errors.DataError(
@@ -155,8 +194,6 @@ class Binomial(PValueOfTheSum):
       )
     return special.bdtr(counts, num_examples, tolerance)
 
-
-DEFAULT = HoeffdingBentkus()
 
 # A sum of up to a million losses of at most 1 is off by less.
 _ROUNDING = 1e-9

@@ -9,9 +9,10 @@ greatest variance that losses in [0, 1] can have.
 import dataclasses
 
 import numpy as np
+from scipy import special
 
 from calm_jax import errors
-from calm_jax.calibration import guarantee, p_values, power
+from calm_jax.calibration import choices, guarantee, p_values, power
 
 # Simulated samples beyond it would take gigabytes.
 _MAX_EXAMPLES = 2**15
@@ -43,17 +44,22 @@ class ExpectedLoss:
         f' mean)], got mean {self.mean} and variance {self.variance}.'
       )
 
+  @property
+  def value(self) -> float:
+    """The loss of those that are lost; others lose nothing."""
+    if self.variance is None or self.mean == 0.0:
+      return 1.0
+    # 0 and a, with share s of a, have mean s a, variance s a^2 - (s a)^2.
+    return min(1.0, self.mean + self.variance / self.mean)
+
   def sample(self, num_examples: int, draws: int, seed: int) -> np.ndarray:
     """Returns [n, draws] independent losses, each 0 or one other number."""
     power.check_count(num_examples)
     if self.mean == 0.0:
       return np.zeros((num_examples, draws))
-    value = 1.0
-    if self.variance is not None:
-      # 0 and a, with share s of a, have mean s a, variance s a^2 - (s a)^2.
-      value = min(1.0, self.mean + self.variance / self.mean)
     random = np.random.default_rng(seed)
-    return value * (random.random((num_examples, draws)) < self.mean / value)
+    lost = random.random((num_examples, draws)) < self.mean / self.value
+    return self.value * lost
 
 
 def chance_of_certifying(
@@ -61,10 +67,12 @@ def chance_of_certifying(
   tolerance: float,
   failure_prob: float,
   expected: ExpectedLoss,
-  p_value: p_values.PValue = p_values.DEFAULT,
+  p_value: p_values.PValue = choices.DEFAULT_P_VALUE,
   draws: int = _DRAWS,
 ) -> float:
   """Returns how often a threshold of that expected loss passes its test.
+
+  Exact for p-values of the sum, simulated for the others.
 
   Args:
     num_examples: n.
@@ -79,27 +87,45 @@ def chance_of_certifying(
     DataError: there is no example.
   """
   guarantee.check_guarantee(tolerance, failure_prob)
+  power.check_count(num_examples)
+  if isinstance(p_value, p_values.PValueOfTheSum):
+    counts = np.array([num_examples])
+    return float(
+      _exact_chances(counts, tolerance, failure_prob, expected, p_value)[0]
+    )
   losses = expected.sample(num_examples, draws, seed=0)
-  return float(np.mean(p_value(losses, tolerance) <= failure_prob))
+  values = p_value.aimed_at(failure_prob)(losses, tolerance)
+  return float(np.mean(values <= failure_prob))
 
 
 def num_examples_for_chance(
   tolerance: float,
   failure_prob: float,
   expected: ExpectedLoss,
-  p_value: p_values.PValue = p_values.DEFAULT,
+  p_value: p_values.PValue = choices.DEFAULT_P_VALUE,
   chance: float = 0.8,
   draws: int = _DRAWS,
 ) -> int:
-  """Returns about how many examples certify the tolerance with that chance.
+  """Returns how many examples certify the tolerance with that chance, for good.
 
-  About, because the chance is simulated, and because with losses of 0 and 1 an
-  example more can be a bad bargain: counts are whole numbers.
+  For good, because an example more can be a bad bargain where counts are whole
+  numbers: this many suffice, and so does every larger number. Exact for
+  p-values of the sum. For others the chance is simulated, so it is about right.
 
   Raises:
-    ConfigError: a setting is out of range, or needs more than 32,768 examples.
+    ConfigError: a setting is out of range, needs more than 32,768 examples, or
+      can be reached by no number of them.
   """
   _check_chance(chance)
+  guarantee.check_guarantee(tolerance, failure_prob)
+  if expected.mean >= tolerance and chance > failure_prob:
+    raise errors.ConfigError(
+      f'An expected loss of {expected.mean:g} is not below the tolerance of'
+      f' {tolerance:g}, so however many examples there are, it is certified'
+      f' with a chance of at most {failure_prob:g}; choose a larger tolerance.'
+    )
+  if isinstance(p_value, p_values.PValueOfTheSum):
+    return _exact_number(tolerance, failure_prob, expected, p_value, chance)
   return power.smallest_number(
     lambda count: (
       chance
@@ -112,11 +138,52 @@ def num_examples_for_chance(
   )
 
 
+def _exact_chances(
+  counts: np.ndarray,
+  tolerance: float,
+  failure_prob: float,
+  expected: ExpectedLoss,
+  p_value: p_values.PValueOfTheSum,
+) -> np.ndarray:
+  """[k] numbers of examples -> [k] chances, as sums of binomial weights."""
+  # The number of losses that still passes, by halving: low does, high does not.
+  low, high = np.full(counts.shape, -1), counts + 1
+  while np.any(high - low > 1):
+    middle = (low + high) // 2
+    values = p_value.from_totals(middle * expected.value, counts, tolerance)
+    passes = values <= failure_prob
+    unsettled = high - low > 1
+    low = np.where(unsettled & passes, middle, low)
+    high = np.where(unsettled & ~passes, middle, high)
+  share = expected.mean / expected.value
+  chances = special.bdtr(np.maximum(low, 0), counts, share)
+  return np.where(low < 0, 0.0, chances)
+
+
+def _exact_number(tolerance, failure_prob, expected, p_value, chance) -> int:
+  """The number after the last one that does not suffice."""
+  last_too_few, start = 0, 1
+  while start <= _MAX_EXAMPLES:
+    counts = np.arange(start, 2 * start)
+    enough = chance <= _exact_chances(
+      counts, tolerance, failure_prob, expected, p_value
+    )
+    # Where twice as many all suffice, no larger number fails.
+    if enough.all():
+      return last_too_few + 1
+    last_too_few = int(counts[~enough][-1])
+    start *= 2
+  raise errors.ConfigError(
+    f'A tolerance of {tolerance:g} needs more than {_MAX_EXAMPLES} examples;'
+    ' choose a larger one.'
+  )
+
+
 def tolerance_for_chance(
   num_examples: int,
   failure_prob: float,
   expected: ExpectedLoss,
-  p_value: p_values.PValue = p_values.DEFAULT,
+  p_value: p_values.PValue = choices.DEFAULT_P_VALUE,
   chance: float = 0.8,
   draws: int = _DRAWS,
 ) -> float:
@@ -130,11 +197,12 @@ def tolerance_for_chance(
   """
   _check_chance(chance)
   guarantee.check_guarantee(0.5, failure_prob)
-  losses = expected.sample(num_examples, draws, seed=0)
   low, high = 0, 1000  # thousandths
   while high - low > 1:
     middle = (low + high) // 2
-    passed = np.mean(p_value(losses, middle / 1000) <= failure_prob) >= chance
+    passed = chance <= chance_of_certifying(
+      num_examples, middle / 1000, failure_prob, expected, p_value, draws
+    )
     low, high = (low, middle) if passed else (middle, high)
   return high / 1000
 

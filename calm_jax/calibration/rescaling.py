@@ -8,8 +8,6 @@ alone assume a large variance. `betting.Betting` needs no rescaling.
 
 import dataclasses
 
-import numpy as np
-
 from calm_jax import errors
 from calm_jax.calibration import loss_ranges, p_values
 
@@ -25,7 +23,7 @@ class Rescaled(p_values.PValue):
     ConfigError: when made, if the inner one does not.
   """
 
-  inner: p_values.PValue = p_values.DEFAULT
+  inner: p_values.PValue = p_values.HoeffdingBentkus()  # noqa: RUF009
 
   accepts = loss_ranges.SIGNED_UNIT
 
@@ -36,6 +34,5 @@ class Rescaled(p_values.PValue):
         f' {self.inner!r} for losses that are {self.inner.accepts.description}.'
       )
 
-  def __call__(self, losses, tolerance):
-    losses = self._checked(losses)
-    return self.inner((losses + 1.0) / 2.0, (np.asarray(tolerance) + 1.0) / 2.0)
+  def _of_losses(self, losses, tolerance):
+    return self.inner((losses + 1.0) / 2.0, (tolerance + 1.0) / 2.0)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.calibration import loss_ranges
+from calm_jax.calibration import arrays, loss_ranges
 from calm_jax.metrics import text_metrics
 
 
@@ -129,6 +129,7 @@ def score(
     CalmError: the metric's own, as of a setting that it lacks.
   """
   scores = np.empty(predictions.shape, np.float64)
+  names = arrays.names(example_ids, len(predictions))
   name = getattr(metric, '__name__', str(metric))
   for row, (texts, reference) in enumerate(
     zip(predictions.tolist(), references.tolist(), strict=True)
@@ -143,13 +144,11 @@ def score(
     except errors.CalmError:  # It says itself what is wrong, and whose fault.
       raise
     except Exception as error:  # A user's metric may raise anything.
-      example = f'row {row}' if example_ids is None else example_ids[row]
       raise errors.DataError(
-        f'The metric {name} failed on example {example}:'
+        f'The metric {name} failed on example {names[row]}:'
         f' {type(error).__name__}: {error}'
       ) from error
-  loss_ranges.UNIT.check(scores, f'Scores of {name}', example_ids)
-  return scores
+  return loss_ranges.UNIT.checked(scores, f'Scores of {name}', names)
 
 
 def _scores(

@@ -11,8 +11,8 @@ With a probability of at least 1 - failure_prob over the calibration texts, the
 expected loss of a new text against the full model is at most the tolerance.
 Needs NumPy and SciPy only.
 
-p-values: hoeffding_bentkus (CALM's), betting (usually finds lower thresholds;
-the default of risk_difference), binomial (losses of 0 or 1), and for comparison
+p-values: star_bets (the default), binomial (the default for losses of 0 or 1),
+betting, hoeffding_bentkus (the paper's, also called calm), and for comparison
 hoeffding, chernoff_hoeffding, bentkus, empirical_bernstein and
 rescaled_hoeffding_bentkus, rescaled_empirical_bernstein (risk_difference).
 
@@ -23,8 +23,8 @@ calibrations only. docs/calibration.md says which when."""
 P_VALUE = settings.Setting(
   'p_value',
   None,
-  'bound on the expected loss; without it hoeffding_bentkus where it holds,'
-  ' else betting',
+  'test of the expected loss; without it star_bets, or binomial for losses of'
+  " 0 or 1; the paper's is hoeffding_bentkus",
   objects=True,
 )
 PROCEDURE = settings.Setting(

@@ -9,13 +9,23 @@ confidence sets; Bates et al. 2021, section 3.1).
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.calibration import p_values
+from calm_jax.calibration import betting, loss_ranges, p_values, power
+
+
+def default_p_value(loss_range: loss_ranges.LossRange) -> p_values.PValue:
+  """The exact one where losses are 0 or 1, else betting.
+
+  Not `StarBets`, which stops at one level and is made for one tolerance.
+  """
+  if p_values.Binomial.accepts.includes(loss_range):
+    return p_values.Binomial()
+  return betting.Betting()
 
 
 def mean_loss_upper_bound(
   losses: np.ndarray,
   confidence: float = 0.95,
-  p_value: p_values.PValue = p_values.DEFAULT,
+  p_value: p_values.PValue = betting.Betting(),  # noqa: B008,
 ) -> float:
   """Returns the one-sided upper bound of the expected loss.
 
@@ -35,13 +45,13 @@ def mean_loss_upper_bound(
     raise errors.ConfigError(
       f'The confidence must be in (0, 1), got {confidence}; usual is 0.95.'
     )
-  losses = np.asarray(losses, np.float64)
-  p_value(losses, 0.5)  # refuses losses that are none
-  # Never rejected at `low`, rejected (or 1, which no loss exceeds) at `high`.
-  low, high = float(losses.mean()), 1.0
-  while low < (middle := (low + high) / 2) < high:
-    if p_value(losses, middle) <= 1.0 - confidence:
-      high = middle
-    else:
-      low = middle
-  return high
+  level = 1.0 - confidence
+  p_value = p_value.aimed_at(level)
+  losses = p_value.accepts.checked(losses)
+  p_value(losses, 0.5)  # Refuses losses that are none.
+  # Never rejected at the mean; at 1, which no loss exceeds, always.
+  return power.smallest_rejected(
+    lambda tolerances: p_value(losses[:, None], tolerances) <= level,
+    float(losses.mean()),
+    1.0,
+  )

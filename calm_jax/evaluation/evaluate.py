@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.calibration import choices, risks
+from calm_jax.calibration import risks
 from calm_jax.dump import reader
 from calm_jax.evaluation import (
   bounds,
@@ -172,8 +172,9 @@ def _loss_upper_bound(
   # The full model's loss against itself is 0 by definition, not by sampling.
   if point.threshold == 1.0:
     return 0.0
-  p_value = choices.default_p_value(objective.loss_range)
-  return bounds.mean_loss_upper_bound(losses, p_value=p_value)
+  return bounds.mean_loss_upper_bound(
+    losses, p_value=bounds.default_p_value(objective.loss_range)
+  )
 
 
 def _baselines(

@@ -6,9 +6,10 @@ pair, manifests -> names and values, commands that repeat them
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from calm_jax import errors
-from calm_jax.calibration import choices
+from calm_jax.calibration import choices, multiple_testing
 from calm_jax.records import contracts, descriptions
 from calm_jax.report import pairs
 
@@ -79,17 +80,28 @@ def calibrate_command(calibration: contracts.CalibrationResult) -> str:
     f'--consistency={calibration.consistency}',
     f'--metric={calibration.metric}',
   ]
-  for flag, known, used in (
-    ('p_value', choices.P_VALUES, calibration.p_value),
-    ('procedure', choices.PROCEDURES, calibration.procedure),
+  procedure = _name(choices.PROCEDURES, calibration.procedure)
+  level = choices.first_level(
+    choices.PROCEDURES.get(procedure, multiple_testing.DEFAULT),
+    calibration.failure_prob,
+    sum(point.threshold < 1.0 for point in calibration.grid),
+  )
+  aimed = {
+    name: choice.aimed_at(level) for name, choice in choices.P_VALUES.items()
+  }
+  for flag, name in (
+    ('p_value', _name(aimed, calibration.p_value)),
+    ('procedure', procedure),
   ):
-    names = [
-      name
-      for name, choice in known.items()
-      if descriptions.describe(choice) == used
-    ]
-    command.append(f'--{flag}={names[0]}' if names else '--gin_file=KNOBS.gin')
+    command.append(f'--{flag}={name}' if name else '--gin_file=KNOBS.gin')
   return shlex.join(dict.fromkeys(command))
+
+
+def _name(known: Mapping[str, Any], used: descriptions.Description) -> str:
+  """The name of the choice that was used, '' if it has other knobs."""
+  return next(
+    (name for name, x in known.items() if descriptions.describe(x) == used), ''
+  )
 
 
 def _of_split(pair, manifests) -> list[contracts.Manifest]:

@@ -61,7 +61,7 @@ class ExampleTable:
         f'All arrays must be [examples, {len(self.thresholds)} thresholds], got'
         f' losses {shape} and {shapes}.'
       )
-    self.loss_range.check(self.losses)
+    object.__setattr__(self, 'losses', self.loss_range.checked(self.losses))
 
   @property
   def num_examples(self) -> int:
@@ -175,7 +175,7 @@ class Samples:
     losses = self.table.losses[:, self.table.thresholds < 1.0]
     num_examples = self.chosen.shape[1]
     if isinstance(p_value, p_values.PValueOfTheSum):
-      p_value.accepts.check(losses, f'Losses for {p_value!r}')
+      p_value.accepts.checked(losses, f'Losses for {p_value!r}')
       return p_value.from_totals(self._totals, num_examples, tolerance)
     at_once = max(1, _CHUNK // max(1, num_examples * losses.shape[1]))
     parts = [
@@ -216,7 +216,12 @@ class CalibratedRule:
     if not isinstance(
       self.procedure, conformal_risk_control.ConformalRiskControl
     ):
-      values = samples.p_values(self.p_value, tolerance)
+      level = choices.first_level(
+        self.procedure,
+        self.failure_prob,
+        int(np.sum(samples.table.thresholds < 1.0)),
+      )
+      values = samples.p_values(self.p_value.aimed_at(level), tolerance)
       return self.procedure(values, self.failure_prob)
     table = samples.table
     losses = conformal_risk_control.monotone_losses(

@@ -34,7 +34,7 @@ def test_calibrates_a_dump_and_the_result_survives_json(tmp_path):
     [point.mean_loss for point in result.grid], [0.0, 0.05, 1.0]
   )
   assert result.metric == 'chrf'
-  assert result.p_value.kind == 'HoeffdingBentkus'
+  assert result.p_value == descriptions.describe(betting.StarBets(level=0.05))
   assert result.dump.model.params_digest == 'm'
   contracts.write_json_atomically(tmp_path / 'calibration.json', result)
   again = contracts.read_json(
@@ -106,7 +106,7 @@ def test_choices_by_name_or_as_objects():
       data, 'textual', 0.2, 0.05, p_value=p_value, procedure=procedure
     )
     assert result.threshold == 0.5
-    assert result.p_value == descriptions.describe(betting.Betting())
+    assert result.p_value == descriptions.describe(betting.Betting(level=0.025))
     assert result.procedure.kind == 'Holm'
     assert result.guarantee == contracts.HIGH_PROBABILITY
 
@@ -114,10 +114,10 @@ def test_choices_by_name_or_as_objects():
 def test_defaults_hold_for_their_losses():
   data = dumps.make_dump(num_examples=200)
   result = from_dump.calibrate_dump(data, 'risk_difference', 0.2, 0.05)
-  assert result.p_value == descriptions.describe(betting.Betting())
+  assert result.p_value == descriptions.describe(betting.StarBets(level=0.05))
   assert result.threshold == 0.5
   exact = from_dump.calibrate_dump(
-    data, 'textual', 0.2, 0.05, metric='exact_match', p_value='binomial'
+    data, 'textual', 0.2, 0.05, metric='exact_match'
   )
   assert exact.p_value.kind == 'Binomial'
   assert exact.grid[1].p_value == pytest.approx(

@@ -28,13 +28,35 @@ def test_the_chance_is_a_binomial_probability():
   assert abs(got - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
 
 
+def test_the_saw_of_small_variance():
+  """Losses of 0 or 0.1: 186 suffice first, 199 for good."""
+  expected = planning.ExpectedLoss(0.05, 0.05**2)
+  p_value = p_values.HoeffdingBentkus()
+
+  def chance(n):
+    counts = np.arange(n + 1)
+    passing = counts[
+      p_value.from_totals(expected.value * counts, n, 0.1) <= 0.05
+    ].max()
+    exact = stats.binom.cdf(passing, n, 0.5)
+    got = planning.chance_of_certifying(n, 0.1, 0.05, expected, p_value)
+    assert got == pytest.approx(exact)
+    return got
+
+  enough = [n for n in range(150, 300) if chance(n) >= 0.8]
+  assert enough[0] == 186 and set(range(199, 300)) <= set(enough)
+  assert 198 not in enough
+  assert 199 == planning.num_examples_for_chance(0.1, 0.05, expected, p_value)
+
+
 @pytest.mark.parametrize('name', ['binomial', 'hoeffding_bentkus'])
 def test_the_number_reaches_the_chance(name):
   p_value = choices.P_VALUES[name]
-  n = planning.num_examples_for_chance(0.1, 0.05, HALF, p_value, draws=2000)
-  # One example more or less can matter, because counts are whole numbers.
-  around = [exact_chance(m, 0.1, 0.05, p_value) for m in (n - 3, n, n + 3)]
-  assert max(around) > 0.77 and min(around) < 0.83
+  n = planning.num_examples_for_chance(0.1, 0.05, HALF, p_value)
+  # Counts are whole numbers, so the chance is a saw; from n on it is enough.
+  assert exact_chance(n - 1, 0.1, 0.05, p_value) < 0.8
+  for more in range(n, 2 * n):
+    assert exact_chance(more, 0.1, 0.05, p_value) >= 0.8
 
 
 def test_the_tolerance_reaches_the_chance():
@@ -105,11 +127,15 @@ def test_no_such_chance(chance):
 
 
 def test_a_tolerance_that_is_never_certified():
+  for mean in (0.1, 0.12):
+    with pytest.raises(errors.ConfigError, match='however many examples'):
+      planning.num_examples_for_chance(0.1, 0.05, planning.ExpectedLoss(mean))
   with pytest.raises(errors.ConfigError, match='needs more than 32768'):
     planning.num_examples_for_chance(
-      0.1, 0.05, planning.ExpectedLoss(0.1), draws=2
+      0.1, 0.05, planning.ExpectedLoss(0.0999), p_values.HoeffdingBentkus()
     )
   # One example without loss: 1 - d must be at most 0.05, as floats have it.
-  assert planning.tolerance_for_chance(1, 0.05, NONE, draws=2) == 0.951
+  paper = p_values.HoeffdingBentkus()
+  assert planning.tolerance_for_chance(1, 0.05, NONE, paper) == 0.951
   with pytest.raises(errors.DataError, match='at least one example'):
     planning.chance_of_certifying(0, 0.1, 0.05, NONE)

@@ -124,7 +124,9 @@ def test_dl2_calm_5_samples_that_forbid_any_exit(n, smallest):
 def test_rc_eenn_returns_the_first_failing_index():
   """And -1, the lowest threshold of all, where every one passes."""
   losses = losses_with_means(400, 0, 0.02, 0.05, 0.5)
-  outcome = threshold_selection.calibrate(losses, THRESHOLDS, 0.1, 0.05)
+  outcome = threshold_selection.calibrate(
+    losses, THRESHOLDS, 0.1, 0.05, 'binomial'
+  )
   first_failing = THRESHOLDS[int(np.argmax(outcome.p_values > 0.05))]
   assert first_failing == 0.7 and outcome.threshold == 0.8
   assert outcome.mean_losses[THRESHOLDS.index(0.8)] == pytest.approx(0.05)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from calm_jax import errors
-from calm_jax.calibration import choices, loss_ranges, p_values, risks
+from calm_jax.calibration import (
+  betting,
+  choices,
+  loss_ranges,
+  p_values,
+  risks,
+)
 from calm_jax.metrics import text_metrics
 
 PREDICTIONS = np.array(
@@ -77,7 +83,7 @@ def test_each_risk_declares_its_range(kind, metric, expected):
   compare = functools.cache(text_metrics.METRICS[metric])
   objective = risks.get_consistency(kind)(compare)
   assert objective.loss_range == expected
-  expected.check(objective.losses(PREDICTIONS, REFERENCES))
+  expected.checked(objective.losses(PREDICTIONS, REFERENCES))
 
 
 def test_which_p_values_hold_for_which_losses():
@@ -89,13 +95,17 @@ def test_which_p_values_hold_for_which_losses():
     }
 
   everywhere = set(choices.P_VALUES)
-  signed = {'betting'} | {n for n in everywhere if n.startswith('rescaled')}
+  signed = {'betting', 'star_bets'} | {
+    n for n in everywhere if n.startswith('rescaled')
+  }
   assert valid(loss_ranges.ZERO_OR_ONE) == everywhere
   assert valid(loss_ranges.UNIT) == everywhere - {'binomial'}
   assert valid(loss_ranges.SIGNED_UNIT) == signed
-  assert valid(loss_ranges.AT_MOST_ONE) == {'betting'}
-  assert choices.default_p_value(loss_ranges.UNIT) == p_values.DEFAULT
-  assert 'Betting' in repr(choices.default_p_value(loss_ranges.SIGNED_UNIT))
+  assert valid(loss_ranges.AT_MOST_ONE) == {'betting', 'star_bets'}
+  for loss_range in (loss_ranges.UNIT, loss_ranges.SIGNED_UNIT):
+    assert choices.default_p_value(loss_range) == betting.StarBets()
+  exact = choices.default_p_value(loss_ranges.ZERO_OR_ONE)
+  assert exact == p_values.Binomial()
 
 
 def test_a_metric_that_scores_many_at_once_is_asked_so():

@@ -49,20 +49,22 @@ VALUES = {
   'hoeffding_bentkus': 1.0,
   'binomial': 1.0,
   'betting': 0.6,
+  'star_bets': 0.6,
   'empirical_bernstein': 0.6,
 }
 
 
 @functools.cache
-def simulated(p_value, value):
+def simulated(p_value, value, level=FAILURE_PROB):
   """p-values [draws, grid], and the mean losses that they are of."""
   random = np.random.default_rng(1)
   uniform = random.random((N, DRAWS, 1)).astype(np.float32)
   losses = value * (uniform < (RISKS / value).astype(np.float32))
   if p_value is None:
     return losses
-  if p_value == 'betting':
-    return choices.P_VALUES[p_value](losses, TOLERANCE)
+  if p_value in ('betting', 'star_bets'):
+    aimed = choices.P_VALUES[p_value].aimed_at(level)
+    return aimed(losses, TOLERANCE)
   if p_value == 'empirical_bernstein':
     return choices.P_VALUES[p_value].from_moments(
       losses.sum(axis=0), (losses**2).sum(axis=0), N, TOLERANCE
@@ -75,20 +77,24 @@ def violation_rate(decisions):
   return np.mean(np.asarray(decisions)[:, TOO_MUCH].any(axis=1))
 
 
-STRONG = ('bentkus', 'hoeffding_bentkus', 'binomial', 'betting')
+BETS = ('betting', 'star_bets')
+STRONG = ('bentkus', 'hoeffding_bentkus', 'binomial', *BETS)
 
 
 @pytest.mark.parametrize('procedure', FAMILY_WISE)
 @pytest.mark.parametrize('p_value', VALUES)
 def test_family_wise_error_and_power(p_value, procedure):
+  level = FAMILY_WISE[procedure].first_level(FAILURE_PROB, len(RISKS))
+  if p_value not in BETS:
+    level = FAILURE_PROB
   certified = FAMILY_WISE[procedure](
-    simulated(p_value, VALUES[p_value]), FAILURE_PROB
+    simulated(p_value, VALUES[p_value], level), FAILURE_PROB
   )
   rate = violation_rate(certified)
   assert rate <= FAILURE_PROB + 3 * SIGMA
   # Not trivially: the failure probability is used where a bound is tight.
   if p_value in STRONG and procedure == 'fixed_sequence':
-    assert rate > (0.05 if p_value in ('binomial', 'betting') else 0.01)
+    assert rate > (0.05 if p_value in ('binomial', *BETS) else 0.01)
     assert certified[:, SAFE].mean() > 0.97
   if p_value == 'binomial':
     assert rate > 0.0

@@ -18,6 +18,7 @@ from calm_jax.calibration import (
 )
 
 THRESHOLDS = [1.0, 0.9, 0.8, 0.7]
+PAPER = p_values.HoeffdingBentkus()
 
 
 def losses_with_means(n, *means):
@@ -28,13 +29,11 @@ def losses_with_means(n, *means):
 
 def test_returns_the_last_certified_threshold_and_the_whole_grid():
   losses = losses_with_means(400, 0, 0.02, 0.05, 0.2)
-  outcome = threshold_selection.calibrate(losses, THRESHOLDS, 0.1, 0.05)
+  outcome = threshold_selection.calibrate(losses, THRESHOLDS, 0.1, 0.05, PAPER)
   assert outcome.threshold == 0.8
   assert outcome.certified.tolist() == [True, True, True, False]
   np.testing.assert_allclose(outcome.mean_losses, [0, 0.02, 0.05, 0.2])
-  expected = [
-    p_values.HoeffdingBentkus()(losses[:, g], 0.1) for g in range(1, 4)
-  ]
+  expected = [PAPER(losses[:, g], 0.1) for g in range(1, 4)]
   assert outcome.p_values.tolist() == [0.0, *expected]
   assert '0.8 is the last certified' in outcome.reason
   assert 'at 0.7 the mean loss on 400 examples is 0.2000' in outcome.reason
@@ -87,14 +86,13 @@ def test_guarantee_and_power_by_simulation():
     reached[draw] = (
       thresholds
       >= threshold_selection.calibrate(
-        losses, thresholds, tolerance, failure_prob
+        losses, thresholds, tolerance, failure_prob, PAPER
       ).threshold
     )
   rates = reached.mean(axis=0)
 
   counts = np.arange(n + 1)
-  p_value = p_values.HoeffdingBentkus()
-  passing = p_value.from_totals(0.8 * counts, n, tolerance) <= failure_prob
+  passing = PAPER.from_totals(0.8 * counts, n, tolerance) <= failure_prob
   expected = stats.binom.cdf(counts[passing].max(), n, risk / 0.8)
   sigma = np.sqrt(expected * (1 - expected) / draws)
   assert np.all(np.abs(rates - expected) <= 4 * sigma + 1e-9)
@@ -129,13 +127,14 @@ def test_thresholds_that_are_none(thresholds):
 def test_any_order_of_the_thresholds_gives_the_same():
   """The columns go with their thresholds; one given twice counts once."""
   losses = losses_with_means(400, 0, 0.02, 0.05, 0.2)
-  expected = threshold_selection.calibrate(losses, THRESHOLDS, 0.1, 0.05)
+  expected = threshold_selection.calibrate(losses, THRESHOLDS, 0.1, 0.05, PAPER)
   columns = [2, 0, 3, 1, 2]
   got = threshold_selection.calibrate(
     losses[:, columns],
     [THRESHOLDS[i] for i in columns],
     0.1,
     0.05,
+    PAPER,
     procedure=multiple_testing.FixedSequence(),
   )
   assert got.threshold == expected.threshold == 0.8
@@ -242,6 +241,7 @@ def test_a_split_failure_probability_needs_more_examples():
       THRESHOLDS,
       0.1,
       0.05,
+      PAPER,
       procedure=multiple_testing.Bonferroni(),
     )
     assert (outcome.threshold == 1.0) == warns
@@ -269,7 +269,7 @@ def test_conformal_risk_control_says_that_it_is_weaker():
   losses = losses_with_means(400, 0, 0.02, 0.095, 0.2)
   procedure = conformal_risk_control.ConformalRiskControl()
   outcome = threshold_selection.calibrate(
-    losses, THRESHOLDS, 0.1, 0.05, procedure=procedure
+    losses, THRESHOLDS, 0.1, 0.05, PAPER, procedure
   )
   # (38 + 1) / 401 is within the tolerance; no p-value would say so.
   assert outcome.threshold == 0.8 and outcome.p_values[2] > 0.3

@@ -41,7 +41,7 @@ CASES = [
 def test_super_uniform_at_the_boundary_of_the_null(p_value, kind, name, n):
   random = np.random.default_rng([n, *name.encode()])
   sample = SAMPLERS[kind][name](random, (n, DRAWS))
-  kind.check(sample)
+  kind.checked(sample)
   p = choices.P_VALUES[p_value](sample, TOLERANCE)
   for level in LEVELS:
     sigma = math.sqrt(level * (1 - level) / DRAWS)

@@ -50,10 +50,14 @@ def test_a_demo_is_one_command(results):
 
 
 def test_choices_are_named_as_the_command_line_names_them(results):
+  holm, given = multiple_testing.Holm(), results.calibration
+  tested = sum(point.threshold < 1.0 for point in given.grid)
+  # As a calibration has it: aimed at what the first test needs.
+  used = betting.Betting(level=given.failure_prob / tested)
   chosen = dataclasses.replace(
-    results.calibration,
-    p_value=descriptions.describe(betting.Betting()),
-    procedure=descriptions.describe(multiple_testing.Holm()),
+    given,
+    p_value=descriptions.describe(used),
+    procedure=descriptions.describe(holm),
   )
   command = provenance.calibrate_command(chosen)
   assert command.endswith('--p_value=betting --procedure=holm')

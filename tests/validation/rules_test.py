@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from calm_jax import errors
-from calm_jax.calibration import choices, p_values, threshold_selection
+from calm_jax.calibration import choices, threshold_selection
 from calm_jax.records import csv_tables
 from calm_jax.validation import naive, samples, trials
 from calm_jax.validation import rules as validation
@@ -122,7 +122,11 @@ def test_rows_by_hand():
   for row in rows[:4]:
     thresholds = [
       threshold_selection.calibrate(
-        table.losses[x], table.thresholds, row.tolerance, FAILURE_PROB
+        table.losses[x],
+        table.thresholds,
+        row.tolerance,
+        FAILURE_PROB,
+        'hoeffding_bentkus',
       ).threshold
       if row.rule == 'calibrated'
       else scanned(table, table.losses[x].mean(axis=0), row.tolerance)
@@ -297,7 +301,3 @@ def test_a_thousand_splits_need_one_multiplication():
   assert (
     header.startswith('experiment,dump,measure') and 'random_splits' in first
   )
-
-
-def test_the_default_p_value_is_the_papers():
-  assert calibrated().p_value == p_values.DEFAULT

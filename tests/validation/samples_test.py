@@ -95,7 +95,7 @@ def test_a_grid_of_the_full_model_alone():
     **{name: getattr(table, name)[:, :1] for name in names},
   )
   rule = samples.CalibratedRule(
-    p_values.DEFAULT, choices.get_procedure('fst'), 0.1
+    choices.DEFAULT_P_VALUE, choices.get_procedure('fst'), 0.1
   )
   assert rule.columns(make_samples(alone), 0.1).tolist() == [0] * R
 

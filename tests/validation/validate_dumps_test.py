@@ -8,7 +8,7 @@ import pytest
 from testing import dumps
 
 from calm_jax import errors
-from calm_jax.calibration import conformal_risk_control, p_values
+from calm_jax.calibration import betting, conformal_risk_control, p_values
 from calm_jax.validation import (
   named_dumps,
   trials,
@@ -85,7 +85,7 @@ def test_every_rule_experiment_and_objective_has_its_rows(tmp_path):
   ):
     assert len(result.of(experiment)) == cell * parts
   assert {row.consistency for row in result.rows} == {'textual', 'risk'}
-  assert result.p_value == repr(p_values.HoeffdingBentkus())
+  assert result.p_value == repr(betting.StarBets())
   assert set(result.provenance) == {'SoftmaxTopTwoGap', 'StaticExit'}
   assert {gap.loss for gap in result.replay_gaps} == {'token_disagreement'}
   written = json.loads(json.dumps(result.to_json(), allow_nan=False))
@@ -101,9 +101,9 @@ def test_a_known_dump_is_judged_rightly(tmp_path):
     for row in result.of(validation_records.RANDOM_SPLITS)
     if row.consistency == 'textual'
   }
-  # 48 examples with 2 or 3 losses certify a loss of 0.3, but not of 0.1.
-  assert rows['calibrated', 0.1].full_model == 1.0
-  assert rows['calibrated', 0.1].layers == 4.0
+  # 48 examples with 2 or 3 losses certify a loss of 0.3, but hardly one of 0.1.
+  assert rows['calibrated', 0.1].full_model >= 0.8
+  assert rows['calibrated', 0.1].layers > 3.5
   assert rows['calibrated', 0.3].threshold == 0.5
   assert rows['calibrated', 0.3].population_loss == pytest.approx(0.05)
   assert rows['mean_loss_scan', 0.1].layers == 2.0
@@ -266,4 +266,4 @@ def test_signed_losses_are_bet_on(tmp_path):
   settings = dataclasses.replace(SETTINGS, objectives=('risk_difference',))
   validate_dumps.check(settings)
   result = validate_dumps.validate(named, settings)
-  assert result.p_value.startswith('Betting(')
+  assert result.p_value.startswith('StarBets(')
