@@ -144,20 +144,35 @@ def _is_configurable(decorator: ast.AST) -> bool:
 def _section(path: pathlib.Path, node: ast.AST) -> str:
   docstring = ast.get_docstring(node) or ''
   first = ' '.join(docstring.partition('\n\n')[0].split())
-  explained = explanations(docstring)
-  for item in node.body:
-    if isinstance(item, ast.FunctionDef) and item.name == '__init__':
-      explained |= explanations(ast.get_docstring(item) or '')
+  explained, found = {}, []
+  for part in _with_bases(path, node):
+    explained |= explanations(ast.get_docstring(part) or '')
+    found += parameters(part)
+    for item in part.body:
+      if isinstance(item, ast.FunctionDef) and item.name == '__init__':
+        explained |= explanations(ast.get_docstring(item) or '')
   heading = f'### {_module(path)}.{node.name}\n\n{_wrapped(first)}\n'
   rows = [
     f'| `{name}` | {_code(default)} | {cell(explained.get(name, ""))} |'
-    for name, default in parameters(node)
+    for name, default in found
   ]
   if not rows:
     return heading
   return '\n'.join(
     [heading, '| parameter | default | |', '|---|---|---|', *rows, '']
   )
+
+
+def _with_bases(path: pathlib.Path, node: ast.AST) -> list[ast.AST]:
+  """The class after those of its bases that stand in the same file."""
+  bases = {ast.unparse(base) for base in getattr(node, 'bases', ())}
+  tree = ast.parse(path.read_text(encoding='utf-8'))
+  return [
+    part
+    for known in tree.body
+    if isinstance(known, ast.ClassDef) and known.name in bases
+    for part in _with_bases(path, known)
+  ] + [node]
 
 
 def parameters(node: ast.AST) -> list[tuple[str, str]]:
