@@ -8,7 +8,7 @@ import pytest
 from testing import dumps
 
 from calm_jax import calibration, errors, evaluation
-from calm_jax.calibration import p_values
+from calm_jax.calibration import betting
 from calm_jax.decode import request as request_lib
 from calm_jax.evaluation import (
   confidence_cost,
@@ -138,7 +138,7 @@ def test_numbers_by_plain_python():
   assert row.mean_layers == pytest.approx(statistics.fmean(layers))
   assert result.layer_histogram == tuple(histogram)
   # The bound is where the calibration's own test turns.
-  p_value = p_values.HoeffdingBentkus()
+  p_value = betting.Betting(level=0.05)
   assert p_value(np.array(losses), row.loss_upper_95 + 1e-6) < 0.05
   assert p_value(np.array(losses), row.loss_upper_95 - 1e-6) > 0.05
   assert (row.ms_per_token, row.tokens_timed) == (5.0, 99)
