@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import cost_model
 from calm_jax.decode import loop, request
 from calm_jax.early_exit.engine import layer_loop
 from calm_jax.early_exit.measures import (
@@ -24,7 +25,6 @@ from calm_jax.early_exit.measures import (
   static,
   top_k,
 )
-from calm_jax.evaluation import cost_model
 from calm_jax.t5 import joined, network
 
 MIXED = 0

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cases, systems
-from calm_jax.evaluation import confidence_cost, cost_model, measure_costs
+from benchmarks import cases, cost_model, systems
+from calm_jax.evaluation import confidence_cost, measure_costs
 from calm_jax.records import descriptions
 
 

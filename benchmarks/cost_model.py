@@ -16,8 +16,8 @@ four constants belong to a machine; `fit` finds them from measured steps, as
 `make bench` does. A sum has no maximum of two terms in it, so it also stands
 for machines that read while they compute: their constants come out smaller.
 
-What is counted, with the symbols of `flops`; x source tokens, t the mean
-position, c the columns of the output embedding that an exit takes:
+What is counted, with the symbols of `calm_jax.evaluation.flops`; x source
+tokens, t the mean position, c the columns of the output embedding of an exit:
 
     a layer that runs    weights 6 d a + (g + 1) d f; caches 2 a (t + x) per row
     an exit              d c weights; of K tokens or candidates d c per row

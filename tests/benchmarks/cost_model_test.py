@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks import cost_table
+from benchmarks import cost_model, cost_table
 from calm_jax import errors
 from calm_jax.evaluation import (
   confidence_cost,
-  cost_model,
   flops,
 )
 
