@@ -51,7 +51,7 @@ class Manifest(json_records.Record):
   Attributes:
     thresholds: [G], strictly descending, first 1.0 (the full model).
     model: that decoded the texts.
-    data_digest: SHA-256 of the split's texts.
+    data_digest: names the data that the texts were taken from.
     decode_mode: how the outputs came about; only those generated at each
       threshold carry CALM's guarantee.
     stopped: '' or why lower thresholds that were asked for are not there.
