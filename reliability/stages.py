@@ -139,7 +139,7 @@ def files_of(folder: pathlib.Path) -> dict[str, str]:
 def arrays_of(model_dir: pathlib.Path) -> dict[str, str]:
   """SHA-256 of each array of the newest checkpoint, the optimizer's too.
 
-  Also which checkpoints there are, and the lines of evaluations, which count
+  Also how many checkpoints there are, and the lines of evaluations, which count
   whatever was interrupted. Starts JAX, so it is called in a child.
   """
   import numpy as np
@@ -148,7 +148,8 @@ def arrays_of(model_dir: pathlib.Path) -> dict[str, str]:
   from calm_jax.checkpoints import param_trees
 
   steps = sorted(int(x.name[11:]) for x in model_dir.glob('checkpoint_*'))
-  found = {'checkpoints': repr(steps)}
+  # A run that a signal ended has saved one more on its way.
+  found = {'checkpoints': f'{len(steps)}, the newest {steps[-1]}'}
   tree = ocp.PyTreeCheckpointer().restore(
     model_dir / f'checkpoint_{steps[-1]}' / 'state'
   )

@@ -1,6 +1,6 @@
 """One shard of a dump as the bytes of an npz file, and back.
 
-Below `writer`, `partial` and `reader`. NumPy only, no pickle: only members that
+Below `partial` and `reader`. NumPy only, no pickle: only members that
 the contract names. The same arrays give the same bytes.
 """
 

@@ -1,6 +1,6 @@
 """The arrays of a dump: `contracts.Dump`, checked for shape, type and range.
 
-`dump.runner` makes them above the waist of the data flow, `dump.writer` and
+`dump.runner` makes them above the waist of the data flow, `dump.partial` and
 `dump.reader` carry them across; everything below works on them. NumPy only.
 """
 
