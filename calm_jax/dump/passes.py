@@ -57,15 +57,13 @@ def run_pass(
   """Brings all shards to their first `done` thresholds; `title` names it."""
   if work.per_pass < len(work.thresholds):
     title += f', down to threshold {work.thresholds[done - 1]:g}'
-  found: dict[int, contracts.Dump | None] = {}
 
   def is_finished(index: int) -> bool:
-    found.clear()  # One shard at a time is held.
-    found[index] = there.shard(index)
-    return found[index] is not None and found[index].num_thresholds >= done
+    dump = there.shard(index)
+    return dump is not None and dump.num_thresholds >= done
 
   for index, shard in unfinished.to_do(work.shards(), is_finished, title):
-    there.put(index, _grown(work, shard, found[index], done))
+    there.put(index, _grown(work, shard, there.shard(index), done))
 
 
 def read(work: Work, there: partial.PartialDump, done: int) -> contracts.Dump:
