@@ -1,1 +1,1 @@
-"""Decoding: token loops, beams, continuous batches, token rows and text."""
+"""Decoding: requests, the token loop, beams, batches and text."""

@@ -84,6 +84,32 @@ def test_a_prompt_is_read_by_the_full_model(model_and_params):
   assert result.tokens[0, 2] == np.argmax(logits)
 
 
+class _EarlyAtFirst:
+  """A schedule by which the first two tokens leave at once, later ones late."""
+
+  def __call__(self, threshold, position, max_decode_length):
+    del max_decode_length
+    return jnp.where(position < 2, threshold, 1.0)
+
+
+def test_layers_keep_what_the_full_model_makes_of_a_prompt():
+  model, params = tiny_t5.tiny_model(
+    softmax.SoftmaxTopTwoGap(), threshold_schedule=_EarlyAtFirst()
+  )
+  sources, prompts = tiny_t5.sources(1), np.int32([[5, 6]])
+  early, full = (
+    tiny_t5.generate(
+      model, params, sources, [x], max_decode_length=3, prompts=prompts
+    )
+    for x in (0.0, 1.0)
+  )
+  assert early.num_layers_used.tolist() == [[0, 0, 4]]
+  np.testing.assert_array_equal(early.tokens, full.tokens)
+  np.testing.assert_allclose(early.log_probs, full.log_probs, rtol=1e-6)
+  free = tiny_t5.generate(model, params, sources, [0.0], max_decode_length=3)
+  assert free.num_layers_used[0, :2].tolist() == [1, 1]
+
+
 def test_another_token_may_end_a_row(model_and_params):
   model, params = model_and_params
   sources = tiny_t5.sources(2)
