@@ -98,8 +98,8 @@ MUTATIONS = (
   (
     'a threshold of 1 never leaves',
     'early_exit/engine/exit_decision.py',
-    '(is_last | (thresholds < 1.0))',
-    '(is_last | (thresholds <= 1.0))',
+    'is_early, is_prompt = thresholds < 1.0,',
+    'is_early, is_prompt = thresholds <= 1.0,',
     f'{_LOOP}::test_threshold_one_ignores_a_saturated_confidence',
   ),
   (

@@ -368,7 +368,7 @@ def test_what_another_process_has_put_there_stays(
 
 def test_a_file_in_the_way_is_one_sentence(results, tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.ResourceError, match='Cannot write the report'):
+  with pytest.raises(errors.ResourceError, match='file: Not a directory'):
     write(results, tmp_path / 'file')
 
 

@@ -121,7 +121,7 @@ class Cloud:
     return self.folder / 'gs' / 'my-bucket' / 'run' / name
 
   def wait_for(self, condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # A busy machine is slow.
     while not condition():
       assert time.monotonic() < deadline
       time.sleep(0.02)
