@@ -1,5 +1,7 @@
 """What is refused before anything is compiled; values that are traced pass."""
 
+import numbers
+
 import jax
 import numpy as np
 
@@ -80,7 +82,7 @@ def check_decode_fn(
 
 def check_num_decodes(num_decodes: int, decode_fn: decode_fns.DecodeFn) -> None:
   """Raises ConfigError for no outputs, or several that would be the same."""
-  if type(num_decodes) is not int or num_decodes < 1:
+  if not isinstance(num_decodes, numbers.Integral) or num_decodes < 1:
     raise errors.ConfigError(
       'The number of outputs or beams per source must be an integer of at least'
       f' 1, got {num_decodes!r}.'

@@ -1,8 +1,8 @@
 """Text in, text out: a model with its vocabulary, and the layers it used.
 
-    texts --tokenizer--> tokens --TokenGenerator--> tokens --tokenizer--> texts
+    texts --text_request--> DecodeRequest --answer--> Generations
 
-Serves `calm generate`, the dump and Python users:
+`calm generate`, `calm infer` and the dump use it, and so may you:
 
     import calm_jax
     model = calm_jax.load('docstrings')
@@ -32,6 +32,7 @@ from calm_jax.decode import (
 )
 from calm_jax.decode import model as model_lib
 from calm_jax.decode import request as request_lib
+from calm_jax.decode import result as result_lib
 from calm_jax.display import generations
 from calm_jax.early_exit.engine import sampling
 from calm_jax.parallel import partitioning
@@ -288,12 +289,7 @@ class TextGenerator(token_generator.TokenGenerator):
     order = np.argsort(-result.log_probs[rows], axis=1, kind='stable')
     return [
       self._shown(
-        self._generation(
-          result.tokens[row],
-          result.num_layers_used[row],
-          result.confidences[row],
-          result.log_probs[row],
-        )
+        self._generation(result, row)
         for row in best_first
         # Of a search, beams may hold no sequence.
         if np.isfinite(result.log_probs[row])
@@ -302,17 +298,18 @@ class TextGenerator(token_generator.TokenGenerator):
     ]
 
   def _generation(
-    self, tokens, num_layers_used, confidences, log_prob
+    self, result: result_lib.DecodeResult, row: int
   ) -> Generation:
-    """One row of arrays, its EOS and padding left out."""
-    shown = np.flatnonzero(tokens > request_lib.EOS_ID)
+    """One row, its EOS and padding left out."""
+    shown = np.flatnonzero(result.tokens[row] > request_lib.EOS_ID)
+    tokens = result.tokens[row, shown]
     return Generation(
-      text=self.tokenizer.decode(tokens[shown]),
-      pieces=self.tokenizer.pieces(tokens[shown]),
-      tokens=tuple(tokens[shown].tolist()),
-      num_layers_used=tuple(num_layers_used[shown].tolist()),
-      confidences=tuple(confidences[shown].tolist()),
-      log_prob=float(log_prob),
+      text=self.tokenizer.decode(tokens),
+      pieces=self.tokenizer.pieces(tokens),
+      tokens=tuple(tokens.tolist()),
+      num_layers_used=tuple(result.num_layers_used[row, shown].tolist()),
+      confidences=tuple(result.confidences[row, shown].tolist()),
+      log_prob=float(result.log_probs[row]),
     )
 
   def _shown(self, found: Iterable[Generation]) -> generations.Generations:
