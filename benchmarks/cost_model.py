@@ -21,7 +21,8 @@ tokens, t the mean position, c the columns of the output embedding of an exit:
 
     a layer that runs    weights 6 d a + (g + 1) d f; caches 2 a (t + x) per row
     an exit              d c weights; of K tokens or candidates d c per row
-    a skipped layer      keys and values, 4 d a operations per row, later
+    a skipped layer      keys and values, 4 d a operations per row, later; see
+                         `skipped_cost` for other choices
 
 Source projection and encoder are left out: they are paid once per sequence.
 """
@@ -34,7 +35,11 @@ import numpy as np
 from scipy import optimize, stats
 
 from calm_jax import errors
-from calm_jax.evaluation import confidence_cost, network_sizes
+from calm_jax.evaluation import (
+  confidence_cost,
+  network_sizes,
+  skipped_cost,
+)
 from calm_jax.records import json_records, record_checks
 
 _FLOAT32 = 4  # bytes
@@ -89,6 +94,7 @@ def step_work(
   target_length: float = 64,
   weight_bytes: float = _FLOAT32,
   cache_bytes: float = _FLOAT32,
+  skipping: skipped_cost.SkippedCost = skipped_cost.Projected(),  # noqa: B008
 ) -> Work:
   """Counts one step, averaged over a sequence.
 
@@ -107,6 +113,8 @@ def step_work(
     batch_size: rows.
     source_length, target_length: tokens of a row.
     weight_bytes, cache_bytes: of one number.
+    skipping: what a skipped layer costs. Its multiplications are counted; it
+      reads no weights of its own, as it is computed with the later token.
 
   Raises:
     DataError: the shares are not L numbers that sum to 1.
@@ -122,13 +130,13 @@ def step_work(
   shared, own, logits = _scored_columns(cost, sizes)
   beside = float(cost.per_measurement(sizes, np.array(position)))
   # Positions that a layer owes when it runs, if it ever does.
-  owed = batch_size * np.where(needed > 1e-9, 1.0 - needed, 0.0).sum()
+  owed = batch_size * np.where(needed > 1e-9, 1.0 - needed, 0.0)
   num_weights = passes.sum() * weights + passes[:-1].sum() * beside / 2
   columns_read = (passes * shared + rows * own).sum()
   flops = 2 * (rows.sum() * weights + attending.sum() * cached)
   flops += rows[:-1].sum() * beside
   flops += 2 * sizes.emb_dim * (rows * (shared + own)).sum()
-  flops += 4 * sizes.emb_dim * sizes.attention_dim * owed
+  flops += owed @ skipping(sizes, np.array(position), np.array(source_length))
   return Work(
     num_bytes=float(
       (num_weights + columns_read * sizes.emb_dim) * weight_bytes

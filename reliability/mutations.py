@@ -126,9 +126,23 @@ MUTATIONS = (
   (
     'state that is propagated to skipped layers',
     'early_exit/engine/lazy_cache.py',
-    'kept_states[pairs.rows.ids, pairs.slots]',
-    'kept_states[pairs.rows.ids, pairs.slots - 1]',
+    'pairs.take(kept_states)',
+    'pairs.take(jnp.roll(kept_states, 1, axis=1))',
     f'{_EXITS}/lazy_cache_test.py',
+  ),
+  (
+    'rows that have left owe a layer on',
+    'early_exit/engine/true_states.py',
+    'call.clock.time, call.rows, state.undecided',
+    'call.clock.time, call.rows',
+    f'{_EXITS}/true_states_test.py',
+  ),
+  (
+    'what is owed is run with the token',
+    'early_exit/engine/true_states.py',
+    'return cache.kept_states[rows.ids, slot], cache',
+    'return state.hidden, cache',
+    f'{_EXITS}/true_states_test.py',
   ),
   (
     'slots that a token sees',

@@ -18,6 +18,7 @@ used, T tokens of its sequence.
       source projection      4 x d a          per layer that any token reached
     once per skipped layer
       propagation            4 d a            if a later token reached the layer
+        true states          the layer
     confidence and choice
       see `confidence_cost`; the full model: 2 d V
 
@@ -32,11 +33,16 @@ the source for all layers before the first token, which is seen in its time.
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.evaluation import confidence_cost, network_sizes
+from calm_jax.evaluation import (
+  confidence_cost,
+  network_sizes,
+  skipped_cost,
+)
 from calm_jax.records import contracts
 
 NetworkSizes = network_sizes.NetworkSizes
 FULL_MODEL = confidence_cost.ChosenOnly()
+EXIT_STATE = skipped_cost.Projected()
 
 
 def flops_per_token(
@@ -45,6 +51,7 @@ def flops_per_token(
   source_lengths: np.ndarray,
   cost: confidence_cost.ConfidenceCost = FULL_MODEL,
   exits: tuple[int, ...] = (),
+  skipping: skipped_cost.SkippedCost = EXIT_STATE,
 ) -> contracts.Flops:
   """Counts what was decoded, exactly, and divides by its tokens.
 
@@ -54,6 +61,7 @@ def flops_per_token(
     source_lengths: [N] tokens of the sources.
     cost: of the confidence measure.
     exits: layers after which a token might leave, the last is L; all if empty.
+    skipping: what a skipped layer costs that a later token needs.
 
   Raises:
     DataError: there is no token, or one left where no exit is.
@@ -72,38 +80,25 @@ def flops_per_token(
   needed_later = np.flip(np.logical_or.accumulate(np.flip(ran, 2), axis=2), 2)
   skipped = needed_later & ~ran & (used > 0)
   positions = np.arange(1, used.shape[1] + 1)
-  self_attention, cross_attention = _attention(sizes, positions, lengths)
+  self_attention, cross_attention = skipped_cost.attention(
+    sizes, positions, lengths
+  )
   confidence, output = _confidence(sizes, used, positions, cost, exits)
   below_last = np.array(exits[:-1], np.int64) - 1
   confidence += cost.per_skipped_exit(sizes) * skipped[below_last].sum()
   totals = {
     'self_attention': (used * self_attention).sum(),
     'cross_attention': (used * cross_attention).sum(),
-    'source_projection': _key_value(sizes) * (reached * lengths[:, 0]).sum(),
-    'feed_forward': _feed_forward(sizes) * used.sum(),
-    'propagation': _key_value(sizes) * skipped.sum(),
+    'source_projection': skipped_cost.key_value(sizes)
+    * (reached * lengths[:, 0]).sum(),
+    'feed_forward': skipped_cost.feed_forward(sizes) * used.sum(),
+    'propagation': (skipping(sizes, positions, lengths) * skipped).sum(),
     'confidence': confidence,
     'output_embedding': output,
   }
   return contracts.Flops(
     **{name: float(total) / num_tokens for name, total in totals.items()}
   )
-
-
-def _attention(sizes, positions, source_lengths):
-  """Both attentions of one layer for one token."""
-  dim, width = sizes.emb_dim, sizes.attention_dim
-  self_attention = 8.0 * dim * width + 4.0 * width * positions
-  return self_attention, 4.0 * dim * width + 4.0 * width * source_lengths
-
-
-def _feed_forward(sizes: NetworkSizes) -> float:
-  return 2.0 * (sizes.num_mlp_inputs + 1) * sizes.emb_dim * sizes.mlp_dim
-
-
-def _key_value(sizes: NetworkSizes) -> float:
-  """Keys and values of one state in one layer."""
-  return 4.0 * sizes.emb_dim * sizes.attention_dim
 
 
 def _confidence(sizes, used, positions, cost, exits) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 Manifest, Dump --> flops --> two `Flops`
 
 Part of `evaluate`. None where the network has no such sizes, or where the
-measure's cost is not known.
+cost of the measure, or of what skipped layers see, is not known.
 """
 
 from typing import Any
@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.evaluation import flops, measure_costs, network_sizes
+from calm_jax.evaluation import (
+  flops,
+  measure_costs,
+  network_sizes,
+  skipped_cost,
+)
 from calm_jax.records import contracts
 
 
@@ -47,10 +52,11 @@ def count(
   if manifest.thresholds[column] == 1.0:  # Nothing is measured there.
     return full, full
   cost = measure_costs.cost_of(model.measure)
-  if cost is None:
+  skipping = skipped_cost.cost_of(model.skipped_layers)
+  if cost is None or skipping is None:
     return full, None
   early = flops.flops_per_token(
-    sizes, used[:, column], source_lengths, cost, model.exit_layers
+    sizes, used[:, column], source_lengths, cost, model.exit_layers, skipping
   )
   return full, early
 

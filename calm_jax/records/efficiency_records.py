@@ -20,7 +20,7 @@ class Flops(json_records.Record):
     cross_attention: likewise, without keys and values of the source.
     source_projection: these keys and values, shared by a sequence's tokens.
     feed_forward: of the layers that ran.
-    propagation: keys and values of tokens that skipped a layer, for later
+    propagation: what layers compute later of tokens that skipped them, for
       tokens that did not.
     confidence: what measuring costs besides the output embedding.
     output_embedding: products with it, to measure and to choose the token.

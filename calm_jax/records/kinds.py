@@ -130,8 +130,9 @@ KINDS: dict[str, Kind] = {
   'DecayingThreshold': Kind({'temperature': float}),
   'T5xDecayingThreshold': Kind({'temperature': float}),
   # What the layers that a token skipped see of it.
-  'ProjectExitState': Kind({}),
-  'FirstExitState': Kind({}),
+  'ProjectExitState': Kind({}, 'exit state'),
+  'FirstExitState': Kind({}, "first exit's state"),
+  'TrueStates': Kind({'per_row': tuple[int, ...]}, 'true states'),
   # Bounds of the output by the input.
   'ProportionalLength': Kind({'ratio': float, 'extra': int}),
   # How tokens are chosen.

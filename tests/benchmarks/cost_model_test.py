@@ -10,6 +10,7 @@ from calm_jax import errors
 from calm_jax.evaluation import (
   confidence_cost,
   flops,
+  skipped_cost,
 )
 
 SIZES = cost_table.SIZES
@@ -53,19 +54,26 @@ def test_operations_are_those_of_the_exact_count(layer, cost):
   assert work.num_flops == pytest.approx(expected, rel=1e-9)
 
 
-def test_propagation_is_that_of_the_exact_count():
+@pytest.mark.parametrize(
+  'skipping',
+  [skipped_cost.Projected(), skipped_cost.Run()],
+)
+def test_propagation_is_that_of_the_exact_count(skipping):
   """Tokens alternate between two depths; the last is deep, so all is owed."""
   used = np.tile([2, 8], (1, 20))
-  exact = flops.flops_per_token(SIZES, used, np.full(1, 100))
+  exact = flops.flops_per_token(SIZES, used, np.full(1, 100), skipping=skipping)
   work = cost_model.step_work(
     SIZES,
     (at_layer(2) + at_layer(8)) / 2,
     FULL,
     source_length=100,
     target_length=40,
+    skipping=skipping,
   )
-  # Deep tokens stand at even positions, half a position later than the mean.
-  position = 6 * 4 * 384 * 0.5 / 2
+  # Deep tokens stand at even positions, half a position later than the mean;
+  # what shallow ones owe stands half a position earlier.
+  is_run = isinstance(skipping, skipped_cost.Run)
+  position = 6 * 4 * 384 * 0.5 / 2 * (not is_run)
   assert exact.propagation > 0
   assert work.num_flops + position == pytest.approx(
     exact.total - exact.source_projection, rel=1e-9

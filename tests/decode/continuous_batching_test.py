@@ -8,7 +8,7 @@ import pytest
 from testing import plain_python, tiny_t5
 
 from calm_jax.decode import continuous_batching, lengths
-from calm_jax.early_exit.engine import sampling
+from calm_jax.early_exit.engine import sampling, true_states
 from calm_jax.early_exit.measures import (
   classifier_confidence,
   oracle,
@@ -23,13 +23,14 @@ THRESHOLDS = np.float32(np.resize([1.0, 0.1, 0.3, 0.5, 0.7], COUNT))
 SEEDS = np.arange(COUNT, dtype=np.uint32)
 
 
-def _both(measure, batch_size, sampler=None):
+def _both(measure, batch_size, sampler=None, **choices):
   """Results of the queue in its order, and of one batch."""
   model, params = tiny_t5.tiny_model(
     measure,
     rows_per_pack=(2,),
     # Outputs of many lengths.
     output_length=lengths.ProportionalLength(ratio=2.0),
+    **choices,
   )
   drawing = {'decode_fn': sampler, 'seeds': SEEDS} if sampler else {}
   generate = jax.jit(
@@ -61,7 +62,15 @@ def _both(measure, batch_size, sampler=None):
   ids=lambda x: type(x).__name__,
 )
 def test_refilled_rows_equal_one_batch(measure, batch_size, sampler):
-  results, whole = _both(measure, batch_size, sampler)
+  _check(*_both(measure, batch_size, sampler))
+
+
+def test_what_refilled_rows_owe_is_run_for_their_own_sequence():
+  measure = classifier_confidence.ClassifierConfidence(tiny_t5.CLASSIFIERS[2])
+  _check(*_both(measure, 3, skipped_layers=true_states.TrueStates()))
+
+
+def _check(results, whole):
   used = whole.num_layers_used
   lengths = (used > 0).sum(axis=1)
   assert len(set(lengths)) > 3, 'sequences must end at different times'

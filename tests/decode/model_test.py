@@ -14,7 +14,12 @@ from calm_jax import errors
 from calm_jax.config import gin_setup
 from calm_jax.decode import lengths
 from calm_jax.decode import model as model_lib
-from calm_jax.early_exit.engine import sampling, schedule, skipped_layers
+from calm_jax.early_exit.engine import (
+  sampling,
+  schedule,
+  skipped_layers,
+  true_states,
+)
 from calm_jax.early_exit.measures import (
   oracle,
   patience,
@@ -207,6 +212,10 @@ def test_gin_files_choose_exits_and_skipped_layers():
   model = _model_of(['softmax', 'exits', 't5x_release'], ['MIN_EXIT = 3'])
   assert model.exit_layers == schedule.ExitLayers(min_exit=3)
   assert model.skipped_layers == skipped_layers.FirstExitState()
+  model = _model_of(['softmax', 'true_states'])
+  assert model.skipped_layers == true_states.TrueStates()
+  model = _model_of(['true_states', 'calm_paper'])
+  assert model.skipped_layers == skipped_layers.ProjectExitState()
   model = _model_of(['top_k'], ['TOP_K = [32, 8]'])
   assert model.measure == top_k.TopKPropagation(k=(32, 8))
   model = _model_of(

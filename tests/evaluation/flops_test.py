@@ -22,6 +22,7 @@ from calm_jax.evaluation import (
   flops,
   measure_costs,
   network_sizes,
+  skipped_cost,
 )
 from calm_jax.records import contracts, descriptions
 from calm_jax.t5 import network
@@ -87,7 +88,17 @@ def beside(name, layer, position):
   return 0
 
 
-def counted(name, used, source_lengths):
+def of_skipped(skipping, position, source):
+  """Operations for a layer that the token of a position skipped."""
+  key_value = 2 * (2 * 16 * 10)
+  if skipping == 'TrueStates':
+    self_attention = 4 * (2 * 16 * 10) + 2 * (2 * 10 * position)
+    cross_attention = 2 * (2 * 16 * 10) + 2 * (2 * 10 * source)
+    return self_attention + cross_attention + 3 * (2 * 16 * 24)
+  return key_value
+
+
+def counted(name, used, source_lengths, skipping='ProjectExitState'):
   """The same by loops over tokens, layers and multiplications."""
   total = dict.fromkeys([f.name for f in dataclasses.fields(contracts.Flops)])
   total = {key: 0 for key in total}
@@ -108,7 +119,7 @@ def counted(name, used, source_lengths):
         total['output_embedding'] += 2 * 16 * V
       for layer in range(n + 1, L + 1):
         if any(later >= layer for later in row[t + 1 :]):
-          total['propagation'] += 2 * (2 * 16 * 10)
+          total['propagation'] += of_skipped(skipping, t + 1, source)
           if name == 'attention' and layer < L:
             # The classifier's own key and value of width 6.
             total['confidence'] += 2 * (2 * 16 * 6)
@@ -129,6 +140,31 @@ def test_the_formula_is_the_hand_count(name):
   assert got.to_json() == pytest.approx(counted(name, used, sources))
   assert got.total == pytest.approx(sum(counted(name, used, sources).values()))
   assert got.without_output_embedding == got.total - got.output_embedding
+
+
+@pytest.mark.parametrize(
+  ('kind', 'knobs'),
+  [
+    ('ProjectExitState', {}),
+    ('FirstExitState', {}),
+    ('TrueStates', {'per_row': (16, 4)}),
+  ],
+)
+def test_skipped_layers_cost_what_their_choice_computes(kind, knobs):
+  used, sources = random_layers(), np.array([3, 9, 4, 1, 5, 8])
+  skipping = skipped_cost.cost_of(descriptions.Description(kind, knobs))
+  got = flops.flops_per_token(
+    SIZES, used, sources, COSTS['attention'], skipping=skipping
+  )
+  expected = counted('attention', used, sources, kind)
+  assert got.to_json() == pytest.approx(expected)
+  if kind == 'TrueStates':
+    # Up to its deepest token, a sequence has multiplied every layer.
+    deep = np.flip(np.maximum.accumulate(np.flip(used, 1), axis=1), 1)
+    whole = flops.flops_per_token(SIZES, deep * (used > 0), sources)
+    layers = [x.self_attention + x.cross_attention + x.feed_forward
+              for x in (got, whole)]  # fmt: skip
+    assert layers[0] + got.propagation == pytest.approx(layers[1])
 
 
 def test_one_token_by_hand():

@@ -102,8 +102,16 @@ class PlainPython:
       )
       if threshold < 1 and answer.confidence >= threshold:
         break
-    self.inputs[k + 1 :, position] = states[self._propagated(k + 1, exits)]
+    if self.model.skipped_layers.shows_states:
+      self._states_of_its_own(k + 1, states[-1], position)
+    else:
+      self.inputs[k + 1 :, position] = states[self._propagated(k + 1, exits)]
     return answer.token, k + 1, answer.confidence, answer.log_prob
+
+  def _states_of_its_own(self, layer, hidden, position):
+    for k in range(layer, self.config.num_decoder_layers):
+      self.inputs[k, position] = hidden
+      hidden = self._layer(k, position)
 
   def _propagated(self, layer, exits):
     if isinstance(self.model.skipped_layers, skipped_layers.FirstExitState):

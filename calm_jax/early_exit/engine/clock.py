@@ -23,11 +23,12 @@ class Clock:
   """The time of a token.
 
   Attributes:
-    time: since the batch began.
+    time: since the batch began; of all rows, or [rows] of positions that are
+      looked at again.
     starts: [rows], when each row's sequence began.
   """
 
-  time: Int[Array, '']
+  time: Int[Array, '...']
   starts: Int[Array, ' rows']
 
   @property
@@ -37,7 +38,7 @@ class Clock:
 
   def is_seen(self, length: int) -> Bool[Array, 'rows length']:
     """Which slots hold the row's own positions up to this one."""
-    distances = (self.time - jnp.arange(length)) % length
+    distances = (self.time[..., None] - jnp.arange(length)) % length
     return distances <= self.positions[:, None]
 
   def of_rows(self, rows: rows_lib.Rows) -> 'Clock':

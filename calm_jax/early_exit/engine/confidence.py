@@ -20,6 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from calm_jax.early_exit.engine import clock as clock_lib
+from calm_jax.early_exit.engine import owed
 from calm_jax.early_exit.engine import prediction as prediction_lib
 from calm_jax.t5 import network
 from calm_jax.t5 import rows as rows_lib
@@ -42,6 +43,8 @@ class LayerView:
       need the layer, for instance.
     kept_states: [batch, target, D], what earlier tokens left behind for layers
       that they skipped: the states in which they left; a ring, as `clock` says.
+      None where positions have a state of their own above each layer that they
+      skipped: `see` has been shown them.
     is_full_model: [B], rows that may not leave early: their threshold is 1, or
       a prompt decides their token.
     params: the network's parameters, for measures that are trained.
@@ -61,7 +64,7 @@ class LayerView:
   previous_hidden: Float[Array, 'batch embed']
   clock: clock_lib.Clock
   rows: rows_lib.Rows
-  kept_states: Float[Array, 'batch target embed']
+  kept_states: Float[Array, 'batch target embed'] | None
   is_full_model: Bool[Array, ' batch']
   params: Mapping[str, Any]
   network: Callable[..., jax.Array]
@@ -77,6 +80,26 @@ class LayerView:
   def logits(self) -> jax.Array:
     """[B, vocab]: the final norm and the whole output embedding."""
     return self.network(self.hidden, method='logits_from_hidden')
+
+
+@dataclasses.dataclass(frozen=True)
+class Passed:
+  """Positions that have passed a layer: of the token, and earlier ones.
+
+  Attributes:
+    layer, num_layers: 1..L, and L.
+    states: [pairs, D], above the layer.
+    pairs: which positions.
+    params: the network's parameters.
+    sequence_state: what the measure knows of the sequences, of the whole batch.
+  """
+
+  layer: int
+  num_layers: int
+  states: Float[Array, 'pairs embed']
+  pairs: owed.Pairs
+  params: Mapping[str, Any]
+  sequence_state: Any
 
 
 @struct.dataclass
@@ -130,6 +153,15 @@ class ConfidenceMeasure(abc.ABC):
     """What the measure knows of a sequence before its first token."""
     del config, batch_size, max_decode_length
     return ()
+
+  def see(self, passed: Passed) -> Any:
+    """What the measure knows of the sequences after states were computed.
+
+    Called where positions have a state of their own above each layer that they
+    skipped (`SkippedLayers.shows_states`): each is shown once, when it is
+    computed.
+    """
+    return passed.sequence_state
 
   # By default there is nothing to check.
   def check(  # noqa: B027

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from calm_jax.early_exit.engine import clock as clock_lib
 from calm_jax.early_exit.engine import lazy_cache
+from calm_jax.t5 import masks
 from calm_jax.t5 import rows as rows_lib
 
 # What a trace holds where a layer was not run, or has no confidence.
@@ -37,6 +38,19 @@ class DecoderConstants:
   cross_values: tuple[Float[Array, 'batch heads source kv'], ...]
   cross_bias: Float[Array, 'batch 1 source']
   position_bias: Float[Array, 'target heads target']
+
+  def self_bias(
+    self, clock: clock_lib.Clock
+  ) -> Float[Array, 'queries heads target']:
+    """Position bias and mask of self-attention, for queries of these times."""
+    length = self.position_bias.shape[0]
+    slot = clock.time % length
+    if slot.ndim:
+      by_slot = self.position_bias[slot]
+    else:
+      by_slot = lax.dynamic_index_in_dim(self.position_bias, slot)
+    mask = masks.mask_to_bias(clock.is_seen(length), by_slot.dtype)
+    return by_slot + mask[:, None]
 
   def put(
     self, rows: rows_lib.Rows, other: 'DecoderConstants'

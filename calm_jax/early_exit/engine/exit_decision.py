@@ -102,7 +102,9 @@ class ExitDecision:
       previous_hidden=below,
       clock=call.clock,
       rows=call.rows,
-      kept_states=state.cache.kept_states,
+      kept_states=None
+      if parts.skipped_layers.shows_states
+      else state.cache.kept_states,
       is_full_model=is_full_model,
       params=parts.params,
       network=parts.transformer,

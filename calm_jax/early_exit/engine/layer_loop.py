@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from calm_jax.early_exit.engine import clock as clock_lib
@@ -176,15 +175,10 @@ class EarlyExitDecoder(decoder_parts.DecoderParts):
 
   def _call(self, fed, thresholds, constants, sample_keys=None):
     """What all layers of this token share."""
-    clock, length = fed.clock, constants.position_bias.shape[0]
-    by_position = lax.dynamic_index_in_dim(
-      constants.position_bias, clock.time % length
-    )
-    mask = masks.mask_to_bias(clock.is_seen(length), self.config.dtype)
     return decoder_state.TokenCall(
       rows=rows_lib.Rows.all(thresholds.shape[0]),
-      clock=clock,
-      self_bias=by_position + mask[:, None],
+      clock=fed.clock,
+      self_bias=constants.self_bias(fed.clock),
       thresholds=thresholds,
       constants=constants,
       is_prompt=fed.is_prompt,

@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from calm_jax.early_exit.engine import clock as clock_lib
 from calm_jax.early_exit.engine import owed, run_if
 from calm_jax.t5 import rows as rows_lib
+
+# Positions for each row that a layer catches up with at a time.
+_PER_ROW = (8,)
 
 # States [batch, positions, embed] -> their keys and values, laid out as below.
 ProjectFn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -53,7 +57,7 @@ class LazyCache:
     self,
     project: ProjectFn,
     own: tuple[jax.Array, jax.Array],
-    time: Int[Array, ''],
+    clock: clock_lib.Clock,
     kept_states: Float[Array, 'batch target embed'],
     rows: rows_lib.Rows,
   ) -> 'LazyCache':
@@ -62,61 +66,73 @@ class LazyCache:
     Args:
       project: the layer's own projection.
       own: key and value of each row's token, as `project` gives them.
-      time: of the clock.
+      clock: of the rows.
       kept_states: what it sees of the tokens that it owes.
       rows: which rows of the batch.
     """
 
-    def write_pairs(pairs, cache):
-      states = kept_states[pairs.rows.ids, pairs.slots]
-      return cache.with_pairs(project(states[:, None]), pairs)
+    def write_owed(pairs, cache):
+      return cache.written(project(pairs.take(kept_states)[:, None]), pairs)
 
     cache = owed.in_chunks(
-      write_pairs, self, self.filled, time, rows, self.length
+      write_owed, self, self.filled, clock.time, rows, clock.starts, _PER_ROW
     )
-    slot = time % self.length
-    key, value = own
+    return cache.written(own, owed.Pairs(rows, clock)).passed(clock.time, rows)
 
-    def write(cache):
-      if rows.is_whole:
-        return cache.replace(
-          keys=write_rows(cache.keys, key, (0, 0, 0, slot)),
-          values=write_rows(cache.values, value, (0, 0, slot, 0)),
-        )
-      return rows.for_each(
-        lambda i, row, cache: cache._with_pair(own, i, row, slot), cache
-      )
-
-    # Always true, which XLA does not know: a write of its own, which would else
-    # be repeated on a copy of the cache for each reader.
-    cache = run_if.run_if(time >= 0, write, cache)
-    now_filled = jnp.full_like(rows.ids, time + 1)
-    return cache.replace(filled=rows.put(cache.filled, now_filled))
+  def passed(
+    self,
+    time: Int[Array, ''],
+    rows: rows_lib.Rows,
+    is_meant: Bool[Array, ' rows'] | None = None,
+  ) -> 'LazyCache':
+    """The cache of a layer that some rows, or some of these, have passed."""
+    filled = jnp.full_like(rows.ids, time + 1)
+    if is_meant is not None:
+      filled = jnp.where(is_meant, filled, rows.take(self.filled))
+    return self.replace(filled=rows.put(self.filled, filled))
 
   @property
   def length(self) -> int:
     return self.keys.shape[-1]
 
-  def with_pairs(
+  def written(
     self, projected: tuple[jax.Array, jax.Array], pairs: owed.Pairs
   ) -> 'LazyCache':
     """Keys and values of some pairs, as a `ProjectFn` gives them, written."""
-    return lax.fori_loop(
-      0,
-      pairs.rows.count,
-      lambda i, cache: cache._with_pair(
-        projected, i, pairs.rows.ids[i], pairs.slots[i]
-      ),
-      self,
+    if pairs.rows.is_whole:
+      # Always true, which XLA does not know: a write of its own, which would
+      # else be repeated on a copy of the cache for each reader.
+      return run_if.run_if(
+        pairs.clock.time >= 0,
+        lambda cache: cache._with_column(projected, pairs),
+        self,
+      )
+    slots = jnp.broadcast_to(
+      pairs.clock.time % self.length, pairs.rows.ids.shape
     )
 
-  def _with_pair(self, projected, i, row, slot):
-    """Writes key and value number `i` to a slot of a row."""
-    key, value = (lax.dynamic_slice_in_dim(x, i, 1) for x in projected)
-    return self.replace(
-      keys=write_rows(self.keys, key, (row, 0, 0, slot)),
-      values=write_rows(self.values, value, (row, 0, slot, 0)),
-    )
+    def write(i, row, cache):
+      key, value = (lax.dynamic_slice_in_dim(x, i, 1) for x in projected)
+      return cache.replace(
+        keys=write_rows(cache.keys, key, (row, 0, 0, slots[i])),
+        values=write_rows(cache.values, value, (row, 0, slots[i], 0)),
+      )
+
+    return pairs.rows.for_each(write, self)
+
+  def _with_column(self, projected, pairs):
+    """Writes one slot of all rows, or of those that are meant."""
+    slot = pairs.clock.time % self.length
+    starts = (0, 0, 0, slot), (0, 0, slot, 0)
+    arrays = []
+    for array, new, start in zip(
+      (self.keys, self.values), projected, starts, strict=True
+    ):
+      if pairs.is_meant is not None:
+        old = lax.dynamic_slice(array, start, new.shape)
+        new = jnp.where(pairs.is_meant[:, None, None, None], new, old)
+      arrays.append(write_rows(array, new, start))
+    return self.replace(keys=arrays[0], values=arrays[1])
 
 
 def write_rows(cache, part, start):

@@ -8,16 +8,38 @@ most of what it costs in quality.
 
 import abc
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import gin
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from calm_jax.early_exit.engine import decoder_state, layer_entry
+from calm_jax.t5 import network
 
 
 class SkippedLayers(abc.ABC):
-  """Keeps what a token leaves behind, and makes up for it at a layer."""
+  """Keeps what a token leaves behind, and makes up for it at a layer.
+
+  Attributes:
+    shows_states: whether positions have a state of their own above each layer
+      that they skipped. The measure is shown each as it is computed, and what
+      is kept of a position is its deepest.
+  """
+
+  shows_states: ClassVar[bool] = False
+
+  # By default there is nothing to check.
+  def check(  # noqa: B027
+    self, config: network.T5Config, params: Mapping[str, Any] | None = None
+  ) -> None:
+    """Raises ConfigError or DataError where it cannot serve this network.
+
+    Args:
+      config: sizes of the network.
+      params: its parameters, if they are known.
+    """
 
   @abc.abstractmethod
   def enter(
@@ -51,9 +73,8 @@ class ProjectExitState(SkippedLayers):
       jnp.where(is_undecided, below, state.kept)
     )
     layer_cache = entry.cache_of(state.cache).with_position(
-      entry.project, tuple(own), call.clock.time, state.cache.kept_states,
-      call.rows,
-    )  # fmt: skip
+      entry.project, tuple(own), call.clock, state.cache.kept_states, call.rows
+    )
     above = entry.block(below, query, layer_cache, call.self_bias, call.rows)
     hidden = jnp.where(is_undecided, above, below)
     return state.replace(

@@ -113,10 +113,13 @@ class TokenRun:
   def _run_and_decide(self, layer, state, measured):
     parts, below = self.parts, state.hidden
     entry = layer_entry.LayerEntry(
-      layer,
-      parts.exits[0],
-      functools.partial(parts.layer, layer - 1),
-      self.call,
+      number=layer,
+      num_layers=parts.config.num_decoder_layers,
+      first_exit=parts.exits[0],
+      method=functools.partial(parts.layer, layer - 1),
+      measure=parts.measure,
+      params=parts.params,
+      call=self.call,
     )
     state = parts.skipped_layers.enter(entry, state)
     decide = exit_decision.ExitDecision(parts, self.call)

@@ -77,25 +77,21 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
       return confidence.Measurement(
         jnp.ones(view.hidden.shape[0]), sequence_state=view.sequence_state
       )
-    apply = functools.partial(
-      self.classifier.module(view.num_layers).apply,
-      {'params': view.params[classifiers.PARAMS][self.classifier.name]},
-    )
+    apply = self._apply(view.num_layers, view.params)
     if not self.classifier.attends:
       logits = apply(view.hidden, view.layer, method='step')
       return confidence.Measurement(jax.nn.sigmoid(logits))
-    i = view.layer - 1
-
-    def project(states):
-      return apply(states, view.layer, method='project_key_value')
-
-    cache = view.sequence_state[i].with_position(
-      project,
-      project(view.hidden[:, None]),
-      view.clock.time,
-      view.kept_states,
-      view.rows,
-    )
+    caches, i = view.sequence_state, view.layer - 1
+    cache = caches[i]
+    if view.kept_states is not None:
+      project = self._projection(view.layer, view.num_layers, view.params)
+      cache = cache.with_position(
+        project,
+        project(view.hidden[:, None]),
+        view.clock,
+        view.kept_states,
+        view.rows,
+      )
     logits = apply(
       view.hidden,
       view.layer,
@@ -103,8 +99,28 @@ class ClassifierConfidence(confidence.ConfidenceMeasure):
       view.clock.is_seen(cache.length),
       method='step',
     )
-    caches = view.sequence_state
     return confidence.Measurement(
       jax.nn.sigmoid(logits),
       sequence_state=(*caches[:i], cache, *caches[i + 1 :]),
+    )
+
+  def see(self, passed):
+    layer, caches = passed.layer, passed.sequence_state
+    if layer == passed.num_layers or not self.classifier.attends:
+      return caches
+    project = self._projection(layer, passed.num_layers, passed.params)
+    cache = caches[layer - 1].written(
+      project(passed.states[:, None]), passed.pairs
+    )
+    return (*caches[: layer - 1], cache, *caches[layer:])
+
+  def _projection(self, layer, num_layers, params):
+    """States [batch, length, embed] -> their keys and values at a layer."""
+    apply = self._apply(num_layers, params)
+    return lambda states: apply(states, layer, method='project_key_value')
+
+  def _apply(self, num_layers, params):
+    return functools.partial(
+      self.classifier.module(num_layers).apply,
+      {'params': params[classifiers.PARAMS][self.classifier.name]},
     )
