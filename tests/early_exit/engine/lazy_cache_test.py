@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.early_exit.engine import clock as clock_lib
 from calm_jax.early_exit.engine import lazy_cache
 from calm_jax.t5 import rows as rows_lib
 
@@ -29,7 +30,8 @@ def test_what_is_owed_is_written_when_a_row_enters(is_whole):
 
   @jax.jit
   def enter(cache, own, time, kept_states, rows):
-    return cache.with_position(project, project(own), time, kept_states, rows)
+    clock = clock_lib.Clock(time, jnp.zeros(BATCH, jnp.int32))
+    return cache.with_position(project, project(own), clock, kept_states, rows)
 
   for time, entering in enumerate(ENTERING):
     if is_whole:
