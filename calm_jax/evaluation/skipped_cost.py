@@ -83,7 +83,8 @@ def layer(
   sizes: NetworkSizes, positions: np.ndarray, source_lengths: np.ndarray
 ) -> np.ndarray:
   """A whole layer for one token."""
-  return sum(attention(sizes, positions, source_lengths)) + feed_forward(sizes)
+  own, cross = attention(sizes, positions, source_lengths)
+  return own + cross + feed_forward(sizes)
 
 
 _COSTS: dict[str, SkippedCost] = {
