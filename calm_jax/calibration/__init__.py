@@ -19,6 +19,14 @@ from calm_jax.calibration.empirical_bernstein import (
   EmpiricalBernstein as EmpiricalBernstein,
 )
 from calm_jax.calibration.from_dump import calibrate_dump as calibrate_dump
+from calm_jax.calibration.from_dumps import (
+  calibrate_dump_curve as calibrate_dump_curve,
+)
+from calm_jax.calibration.from_dumps import (
+  calibrate_dump_groups as calibrate_dump_groups,
+)
+from calm_jax.calibration.from_dumps import choose_dump as choose_dump
+from calm_jax.calibration.monitor import Monitor as Monitor
 from calm_jax.calibration.multiple_testing import Bonferroni as Bonferroni
 from calm_jax.calibration.multiple_testing import FixedSequence as FixedSequence
 from calm_jax.calibration.multiple_testing import Holm as Holm
@@ -50,4 +58,9 @@ from calm_jax.calibration.rescaling import Rescaled as Rescaled
 from calm_jax.calibration.risks import RiskConsistency as RiskConsistency
 from calm_jax.calibration.risks import RiskDifference as RiskDifference
 from calm_jax.calibration.risks import TextualConsistency as TextualConsistency
+from calm_jax.calibration.several import ParetoTesting as ParetoTesting
+from calm_jax.calibration.several import calibrate_curve as calibrate_curve
+from calm_jax.calibration.several import calibrate_groups as calibrate_groups
+from calm_jax.calibration.tails import loses_more_than as loses_more_than
+from calm_jax.calibration.tails import mean_of_worst as mean_of_worst
 from calm_jax.calibration.threshold_selection import calibrate as calibrate

@@ -23,11 +23,11 @@ from calm_jax.dump import reader
 from calm_jax.metrics import text_metrics
 from calm_jax.records import contracts, descriptions
 
-_DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
+DumpOrDirectory = str | os.PathLike | tuple[contracts.Manifest, contracts.Dump]
 
 
 def calibrate_dump(
-  dump: _DumpOrDirectory,
+  dump: DumpOrDirectory,
   consistency: str,
   tolerance: float,
   failure_prob: float,
@@ -39,7 +39,7 @@ def calibrate_dump(
 
   Args:
     dump: its directory, or what `reader.read_dump` gave.
-    consistency: a name in `risks.CONSISTENCIES`.
+    consistency: a name as `risks.get_consistency` takes it.
     tolerance, failure_prob: as for `calibrate`.
     metric: a name in `text_metrics.METRICS`, or `package.module:function` of
       your own; by default the manifest's.
@@ -55,18 +55,15 @@ def calibrate_dump(
       certified and the full model itself breaks the promise.
   """
   # Settings first: they are known wrong before any file is read.
-  guarantee.check_guarantee(tolerance, failure_prob)
-  kind = risks.get_consistency(consistency)
+  check_settings(consistency, tolerance, failure_prob)
   procedure = choices.get_procedure(procedure)
   if p_value is not None:
     p_value = choices.get_p_value(p_value)
-  chosen = None if metric is None else text_metrics.get_or_import_metric(metric)
-  if chosen is not None:
-    p_value = choices.settle_p_value(p_value, kind(chosen).loss_range)
-  manifest, data = _opened(dump, procedure)
-  compare = chosen or text_metrics.get_metric(manifest.metric)
-  # Cached, because the risk's losses and the curve need the same scores.
-  objective = kind(functools.cache(compare))
+  if metric is not None:
+    objective = objective_of(None, consistency, metric)
+    p_value = choices.settle_p_value(p_value, objective.loss_range)
+  manifest, data = opened(dump, procedure)
+  objective = objective_of(manifest, consistency, metric)
   p_value = choices.settle_p_value(p_value, objective.loss_range)
   # A dump is sorted by length, to which a loss may be related. Ours have hashes
   # for ids, whose order is a random one, and the same for every dump of them.
@@ -109,9 +106,44 @@ def _guarantee_of(procedure: choices.Procedure) -> str:
   return contracts.HIGH_PROBABILITY
 
 
-def _opened(
-  dump: _DumpOrDirectory, procedure: choices.Procedure
+def check_settings(
+  consistency: str, tolerance: float, failure_prob: float
+) -> None:
+  """Raises a ConfigError for what is wrong before any file is read."""
+  # Whatever the metric: how far below 0 a loss can be does not hang on it.
+  kind = risks.get_consistency(consistency)(
+    text_metrics.get_metric('exact_match')
+  )
+  guarantee.check_guarantee(tolerance, failure_prob, kind.loss_range)
+
+
+def objective_of(
+  manifest: contracts.Manifest | None, consistency: str, metric: str | None
+) -> risks.Consistency:
+  """Returns what makes losses of texts, by the manifest's metric if None.
+
+  Raises:
+    ConfigError: an unknown name.
+  """
+  if metric is not None:
+    compare = text_metrics.get_or_import_metric(metric)
+  else:
+    assert manifest is not None
+    compare = text_metrics.get_metric(manifest.metric)
+  # Cached, because the risk's losses and the curve need the same scores.
+  return risks.get_consistency(consistency)(functools.cache(compare))
+
+
+def opened(
+  dump: DumpOrDirectory,
+  procedure: choices.Procedure = multiple_testing.DEFAULT,
 ) -> tuple[contracts.Manifest, contracts.Dump]:
+  """Returns manifest and arrays of a dump that carries the guarantee.
+
+  Raises:
+    DataError: the dump is damaged, its texts were not generated at each
+      threshold, or they stop where the procedure may not.
+  """
   manifest, data = dump if isinstance(dump, tuple) else reader.read_dump(dump)
   if manifest.decode_mode != contracts.GENERATED:
     raise errors.DataError(

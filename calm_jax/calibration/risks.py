@@ -8,13 +8,14 @@ threshold 1, whose output is the full model's.
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from calm_jax import errors
-from calm_jax.calibration import arrays, loss_ranges
+from calm_jax.calibration import arrays, loss_ranges, tails
 from calm_jax.metrics import text_metrics
 
 
@@ -109,11 +110,54 @@ CONSISTENCIES: dict[str, type[Consistency]] = {
 }
 
 
-def get_consistency(name: str) -> type[Consistency]:
-  """Returns the class of that name; ConfigError if there is none."""
-  if name in CONSISTENCIES:
-    return CONSISTENCIES[name]
-  raise errors.unknown_name('consistency', name, CONSISTENCIES)
+@dataclasses.dataclass(frozen=True)
+class ShareLosing(Consistency):
+  """1 for a text that loses more than a limit, else 0: a share of texts.
+
+  Attributes:
+    kind: of the loss, in [0, 1].
+    limit: in [0, 1).
+  """
+
+  kind: type[Consistency]
+  limit: float
+
+  loss_range = loss_ranges.ZERO_OR_ONE
+
+  @property
+  def name(self):  # type: ignore[override]
+    return f'{self.kind.name}>{self.limit:g}'
+
+  def losses(self, predictions, references, example_ids=None):
+    losses = self.kind(self.metric).losses(predictions, references, example_ids)
+    return tails.loses_more_than(losses, self.limit).astype(np.float64)
+
+
+def get_consistency(
+  name: str,
+) -> Callable[[text_metrics.Metric], Consistency]:
+  """Returns what makes the loss of that name from a metric.
+
+  Args:
+    name: in `CONSISTENCIES`; or such a name and a limit, as 'textual>0.2', for
+      the share of texts that lose more.
+
+  Raises:
+    ConfigError: there is none of that name, or the limit is not in [0, 1).
+  """
+  kind, separator, limit = name.partition('>')
+  if kind not in CONSISTENCIES:
+    raise errors.unknown_name('consistency', kind, CONSISTENCIES)
+  if not separator:
+    return CONSISTENCIES[kind]
+  try:
+    value = float(limit)
+    tails.loses_more_than(np.zeros(1), value)
+  except (ValueError, errors.ConfigError) as error:
+    raise errors.ConfigError(
+      f'The limit of {name!r} must be a number in [0, 1), as in textual>0.2.'
+    ) from error
+  return functools.partial(ShareLosing, kind=CONSISTENCIES[kind], limit=value)
 
 
 def score(

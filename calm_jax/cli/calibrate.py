@@ -1,5 +1,8 @@
 """`calm calibrate`: a dump in, a calibrated threshold as JSON out. No JAX."""
 
+import pathlib
+
+from calm_jax import errors
 from calm_jax.cli import settings
 
 DESCRIPTION = """Choose the exit threshold whose quality is guaranteed.
@@ -37,8 +40,10 @@ SETTINGS = (
   settings.Setting(
     'dump_dir',
     settings.REQUIRED,
-    'dump of the calibration split, as calm dump wrote it',
+    'dump of the calibration split, as calm dump wrote it; several of the same'
+    ' texts, such as one for each measure, to choose among them too',
     macro='DUMP_OUTPUT_DIR',
+    repeats=True,
   ),
   settings.Setting(
     'output', settings.REQUIRED, 'JSON file to write', macro='CALIBRATION_FILE'
@@ -56,7 +61,8 @@ SETTINGS = (
     'consistency',
     'textual',
     'textual: loss against the full output; risk: against references, each'
-    ' example clipped at 0; risk_difference: the same, rewarding improvements',
+    ' example clipped at 0; risk_difference: the same, rewarding improvements;'
+    " 'textual>0.2': the share of texts that lose more than 0.2",
   ),
   settings.Setting(
     'metric',
@@ -66,6 +72,19 @@ SETTINGS = (
   ),
   P_VALUE,
   PROCEDURE,
+  settings.Setting(
+    'tolerances',
+    None,
+    'instead of --tolerance: several, joined by commas, whose promises hold'
+    ' together; a file for each is written next to --output',
+  ),
+  settings.Setting(
+    'groups',
+    None,
+    'JSON object from example id to group, known from the input alone: a'
+    ' threshold for each, whose promises hold together, in files likewise',
+    macro='CALIBRATION_GROUPS_FILE',
+  ),
 )
 
 
@@ -79,18 +98,55 @@ def run(args) -> None:
   from calm_jax import calibration
   from calm_jax.records import contracts
 
-  result = calibration.calibrate_dump(
-    chosen.dump_dir,
-    chosen.consistency,
-    chosen.tolerance,
-    chosen.failure_prob,
-    chosen.metric,
-    chosen.p_value,
-    chosen.procedure,
-  )
-  contracts.write_json_atomically(chosen.output, result)
-  print(summary(result))
-  print(f'Written: {chosen.output}')
+  results = _results(chosen, calibration)
+  for name, result in results.items():
+    path = pathlib.Path(chosen.output)
+    if name:
+      path = path.with_name(f'{path.stem}.{_in_file(name)}{path.suffix}')
+    contracts.write_json_atomically(path, result)
+    print(summary(result))
+    print(f'Written: {path}')
+
+
+def _results(chosen, calibration) -> dict:
+  """Results by what they are of; '' if there is but one."""
+  several = {
+    name: getattr(chosen, name)
+    for name in ('tolerances', 'groups')
+    if getattr(chosen, name) is not None
+  }
+  if len(chosen.dump_dir) > 1:
+    several['dump_dir'] = chosen.dump_dir
+  if len(several) > 1:
+    raise errors.ConfigError(
+      'One guarantee is shared by several dumps, tolerances or groups, not by'
+      f' more than one of them, got --{" and --".join(several)}.'
+    )
+  dump = chosen.dump_dir[0]
+  made = {'metric': chosen.metric, 'p_value': chosen.p_value}
+  wanted = chosen.consistency, chosen.tolerance, chosen.failure_prob
+  if 'dump_dir' in several:
+    if chosen.procedure != PROCEDURE.default:
+      raise errors.ConfigError(
+        'Several dumps are chosen among by Pareto testing; leave out'
+        f' --procedure, got {chosen.procedure!r}.'
+      )
+    return {'': calibration.choose_dump(chosen.dump_dir, *wanted, **made)}
+  made['procedure'] = chosen.procedure
+  if 'tolerances' in several:
+    tolerances = numbers('tolerances', chosen.tolerances, float)
+    return calibration.calibrate_dump_curve(
+      dump, chosen.consistency, tolerances, chosen.failure_prob, **made
+    )
+  if 'groups' in several:
+    groups = read_groups(chosen.groups)
+    return calibration.calibrate_dump_groups(dump, groups, *wanted, **made)
+  return {'': calibration.calibrate_dump(dump, *wanted, **made)}
+
+
+def _in_file(name: str) -> str:
+  """The name of a group, which may be anything, as a part of a file's."""
+  return ''.join(x if x.isalnum() or x in '-_.' else '_' for x in name)
 
 
 def summary(result) -> str:
@@ -115,3 +171,32 @@ def summary(result) -> str:
   if result.warning:
     lines.append(f'Warning: {result.warning}')
   return '\n'.join(lines)
+
+
+def read_groups(path: str) -> dict[str, str]:
+  """Reads which group each example is of.
+
+  Raises:
+    DataError: the file holds something else.
+  """
+  from calm_jax.records import contracts
+
+  group_of = contracts.read_json(path)
+  if not isinstance(group_of, dict) or not all(
+    isinstance(x, str) for x in group_of.values()
+  ):
+    raise errors.DataError(
+      f'{path} must be a JSON object from example ids to names of groups, as'
+      ' {"id1": "numpy", "id2": "scipy"}.'
+    )
+  return group_of
+
+
+def numbers(name: str, text: str, kind: type) -> tuple:
+  """Reads numbers joined by commas; ConfigError if they are none."""
+  try:
+    return tuple(kind(x) for x in text.split(','))
+  except ValueError as error:
+    raise errors.ConfigError(
+      f'{name} must be numbers joined by commas, got {text!r}.'
+    ) from error

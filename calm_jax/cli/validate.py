@@ -98,11 +98,11 @@ def run(args) -> None:
   plan = trials.Plan(
     tolerances=trials.TOLERANCES
     if chosen.tolerances is None
-    else _numbers('tolerances', chosen.tolerances, float),
+    else calibrate.numbers('tolerances', chosen.tolerances, float),
     failure_prob=chosen.failure_prob,
     num_trials=chosen.num_splits,
     test_share=chosen.test_share,
-    sizes=_numbers('sizes', chosen.sizes, int),
+    sizes=calibrate.numbers('sizes', chosen.sizes, int),
     seed=chosen.seed,
   )
   wanted = validate_dumps.Settings(
@@ -129,7 +129,7 @@ def _validate(chosen, wanted, dumps) -> None:
   groups = None
   if chosen.groups is not None:
     groups = validate_dumps.groups_of(
-      dumps[0].data, _read_groups(chosen.groups), chosen.groups
+      dumps[0].data, calibrate.read_groups(chosen.groups), chosen.groups
     )
   result = validate_dumps.validate(
     dumps,
@@ -185,26 +185,3 @@ def _decode(path: str | None, dumps):
       raise
     return None
   return decode
-
-
-def _read_groups(path: str) -> dict[str, str]:
-  from calm_jax.records import contracts
-
-  group_of = contracts.read_json(path)
-  if not isinstance(group_of, dict) or not all(
-    isinstance(x, str) for x in group_of.values()
-  ):
-    raise errors.DataError(
-      f'{path} must be a JSON object from example ids to names of groups, as'
-      ' {"id1": "numpy", "id2": "scipy"}.'
-    )
-  return group_of
-
-
-def _numbers(name: str, text: str, kind: type) -> tuple:
-  try:
-    return tuple(kind(x) for x in text.split(','))
-  except ValueError as error:
-    raise errors.ConfigError(
-      f'{name} must be numbers joined by commas, got {text!r}.'
-    ) from error

@@ -39,13 +39,16 @@ def require_loss(record: object, *names: str) -> None:
 
 def require_guarantee(result: Any) -> None:
   """Checks what a calibration and its evaluation both tell of the guarantee."""
+  # 'textual>0.2' is the share of texts that lose more.
+  kind = result.consistency.partition('>')[0]
   require(
-    result.consistency in CONSISTENCIES,
+    kind in CONSISTENCIES,
     f'consistency must be one of {CONSISTENCIES}, got {result.consistency!r}',
   )
+  lowest = -1.0 if result.consistency == 'risk_difference' else 0.0
   require(
-    0.0 < result.tolerance < 1.0 and 0.0 < result.failure_prob < 1.0,
-    'tolerance and failure_prob must be in (0, 1), got'
+    lowest < result.tolerance < 1.0 and 0.0 < result.failure_prob < 1.0,
+    f'tolerance must be in ({lowest:g}, 1) and failure_prob in (0, 1), got'
     f' {result.tolerance} and {result.failure_prob}',
   )
   require(result.num_examples >= 1, 'num_examples must be positive')

@@ -17,7 +17,7 @@ def limits(
   compared = (
     'Nothing about whether outputs are right: they are compared with the full'
     " model's, right or wrong."
-    if calibration.consistency == 'textual'
+    if calibration.consistency.partition('>')[0] == 'textual'
     else 'Nothing about how good the full model is: the loss is what leaving'
     ' early costs beside it.'
   )

@@ -3,6 +3,8 @@
 Pure functions from the two results to text.
 """
 
+import dataclasses
+
 from calm_jax.records import contracts
 
 _METRICS = {
@@ -81,7 +83,11 @@ def is_certified(calibration: contracts.CalibrationResult) -> bool:
 def loss_name(result: contracts.EvaluationResult) -> str:
   """Returns what one example's loss is."""
   metric = metric_name(result.metric)
-  if result.consistency == 'textual':
+  kind, _, limit = result.consistency.partition('>')
+  if limit:
+    whole = dataclasses.replace(result, consistency=kind)
+    return f'1 if a text loses more than {limit}, else 0, of {loss_name(whole)}'
+  if kind == 'textual':
     return f"1 \u2212 {metric} against the full model's output"
   lost = f'{metric} lost against the reference, compared with the full model'
   if result.consistency == 'risk_difference':

@@ -32,7 +32,7 @@ def test_python_blocks_run_in_turn_and_print_what_is_shown():
     elif not language and printed:
       assert content == printed
       compared, printed = compared + 1, None
-  assert compared == 2
+  assert compared == 3
 
 
 COMMANDS = [
