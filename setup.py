@@ -52,6 +52,7 @@ _TEST = [
   'pytest>=8.0',
   'pytest-timeout>=2.3',
   'pytest-xdist>=3.5',
+  'typeguard>=4.3',
 ]
 # An extra of exact versions: `calm doctor` reads in a wheel what was tested.
 _TESTED = [

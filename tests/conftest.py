@@ -9,6 +9,7 @@ import sys
 import tarfile
 
 import pytest
+from testing import shapes
 
 TESTDATA = pathlib.Path(__file__).parent / 'testdata'
 
@@ -22,6 +23,8 @@ os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 # Figures are written, never shown.
 os.environ.setdefault('MPLBACKEND', 'agg')
+
+shapes.install()
 
 
 @pytest.fixture(autouse=True)

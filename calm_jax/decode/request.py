@@ -38,7 +38,8 @@ class DecodeRequest:
       own seed, not on its place in the batch. None without a sampler.
     prompts: [sources, prompt] tokens that outputs start with, 0 after them, or
       None. The full model reads them.
-    eos_id: the token that ends an output.
+    eos_id: the token that ends an output; None only while the arrays of all
+      sources are mapped.
     max_decode_steps: [sources], most tokens after the prompt, or None.
     max_decode_length: longest output in tokens, prompt and EOS included.
     decode_fn: how tokens are chosen.
@@ -49,7 +50,7 @@ class DecodeRequest:
   thresholds: Float[Array, 'sources *rows']
   seeds: UInt32[Array, 'sources *rows'] | None
   prompts: Int[Array, 'sources prompt'] | None
-  eos_id: int | Int[Array, '']
+  eos_id: int | Int[Array, ''] | None
   max_decode_steps: Int[Array, ' sources'] | None
   max_decode_length: int = struct.field(pytree_node=False)
   decode_fn: decode_fns.DecodeFn = struct.field(pytree_node=False)

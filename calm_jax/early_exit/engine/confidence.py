@@ -60,12 +60,12 @@ class LayerView:
   layer: int
   num_layers: int
   exit_number: int
-  hidden: Float[Array, 'batch embed']
-  previous_hidden: Float[Array, 'batch embed']
+  hidden: Float[Array, 'rows embed']
+  previous_hidden: Float[Array, 'rows embed']
   clock: clock_lib.Clock
   rows: rows_lib.Rows
   kept_states: Float[Array, 'batch target embed'] | None
-  is_full_model: Bool[Array, ' batch']
+  is_full_model: Bool[Array, ' rows']
   params: Mapping[str, Any]
   network: Callable[..., jax.Array]
   predict: Callable[..., Prediction]
@@ -113,7 +113,8 @@ class Measurement:
       the next measurement of the sequence; [rows, ...] and [batch, ...] arrays.
   """
 
-  confidence: Float[Array, ' batch']
+  # Of any shape until `exit_decision` has looked: a measure may be the user's.
+  confidence: jax.Array
   prediction: Prediction | None = None
   token_state: Any = ()
   sequence_state: Any = ()

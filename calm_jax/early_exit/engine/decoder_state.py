@@ -56,9 +56,12 @@ class DecoderConstants:
     self, rows: rows_lib.Rows, other: 'DecoderConstants'
   ) -> 'DecoderConstants':
     """These, with the sources of some rows replaced by those of `other`."""
-    return rows.put(
-      self.replace(position_bias=()), other.replace(position_bias=())
-    ).replace(position_bias=other.position_bias)
+
+    def of_sources(constants):
+      return constants.cross_keys, constants.cross_values, constants.cross_bias
+
+    replaced = rows.put(of_sources(self), of_sources(other))
+    return DecoderConstants(*replaced, other.position_bias)
 
 
 @struct.dataclass

@@ -229,7 +229,7 @@ class ExitClassifier(nn.Module):
     layer: int,
     keys: Float[Array, 'batch heads kv target'] | None = None,
     values: Float[Array, 'batch heads target kv'] | None = None,
-    is_seen: Bool[Array, 'batch target'] | None = None,
+    is_seen: Bool[Array, '#batch target'] | None = None,
   ) -> Float[Array, ' batch']:
     """Logits of one position, from caches in time linear in the position.
 

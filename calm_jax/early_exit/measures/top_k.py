@@ -29,14 +29,15 @@ class Candidates:
   Serves `screening` too.
 
   Attributes:
-    ids: [batch, K] int32, ascending, so that the lowest id wins a tie.
+    ids: [batch, K] int32, ascending, so that the lowest id wins a tie; None for
+      all tokens.
     log_rest: [batch], log-sum-exp of the logits of all other tokens, each at
-      the last exit that scored it.
+      the last exit that scored it; None where there are none.
     num_exits: exits passed since the whole vocabulary was scored, with that.
   """
 
-  ids: Int[Array, 'batch k']
-  log_rest: Float[Array, ' batch']
+  ids: Int[Array, 'batch k'] | None
+  log_rest: Float[Array, ' batch'] | None
   num_exits: int = struct.field(pytree_node=False)
 
 
